@@ -1,0 +1,69 @@
+"""What a network costs: parameters and multiply-accumulates, with learned groups counted as they are.
+
+Source: Motohashi and Yamauchi, section 1 (why the convolutions' cost matters); Wang et al. 2019.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from flgc_lib.layers import FLGConv2d
+
+
+class Cost(NamedTuple):
+    """Cost of one forward pass for one image."""
+
+    parameters: int
+    """Numbers that inference needs: connected weights, biases, norms. S, T and weights behind the mask are none."""
+    macs: int
+    """Multiply-accumulates of convolutions and linear layers; norms, activations and pooling are not counted."""
+
+
+def count(model: nn.Module, input_size: tuple[int, int, int]) -> Cost:
+    """Counts what `model` costs at inference.
+
+    A convolution costs Σ_g |inputs(g)| |filters(g)| · kh · kw weights and as many MACs at every output position;
+    |inputs(g)| counts a copied channel in every group that it is in.
+
+    Args:
+        model: any network of convolutions and linear layers; its mode and gradients are left alone.
+        input_size: (channels, height, width) of one image.
+
+    Raises:
+        ValueError: if `input_size` is not three positive numbers.
+    """
+    if len(input_size) != 3 or min(input_size) < 1:
+        raise ValueError(f"input_size={input_size} must be (channels, height, width), for example (3, 32, 32)")
+    masked_out = sum(
+        m.weight.numel() - connections(m) + m.input_logits.numel() + m.filter_logits.numel()
+        for m in model.modules()
+        if isinstance(m, FLGConv2d)
+    )
+    parameters = sum(p.numel() for p in model.parameters()) - masked_out
+    macs = 0
+
+    def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal macs
+        positions = output[0, 0].numel() if output.ndim == 4 else output[0, ..., 0].numel()
+        macs += connections(module) * positions
+
+    counted = nn.Conv2d | nn.Linear | FLGConv2d
+    handles = [m.register_forward_hook(add) for m in model.modules() if isinstance(m, counted)]
+    was_training = {m: m.training for m in model.modules()}
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, *input_size, device=next(model.parameters()).device))
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, training in was_training.items():
+            module.training = training
+    return Cost(parameters, macs)
+
+
+def connections(layer: nn.Module) -> int:
+    """Weights of a convolution or linear layer that connect something, kernel positions included."""
+    if isinstance(layer, FLGConv2d):
+        return int(layer.connection_mask().sum()) * layer.kernel_size[0] * layer.kernel_size[1]
+    return layer.get_parameter("weight").numel()

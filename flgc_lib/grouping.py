@@ -1,0 +1,151 @@
+"""The mathematics of learned groups: pure functions on tensors, in the order in which the paper uses them.
+
+Notation, here and everywhere: C input channels, N filters (output channels), G groups; S (C, G) and T (N, G) are
+the assignment logits of channels and filters; A (C, G) and B (N, G) say who belongs to which group; M = B Aᵀ (N, C)
+says which filter sees which channel.
+
+Source: Motohashi and Yamauchi, sections 2-3 (FLGC) and 3 (the duplication rule); Wang et al. 2019, arXiv 1904.00346.
+"""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Estimator = Literal["full", "masked"]
+
+
+def membership(logits: Tensor) -> Tensor:
+    """Gives every channel (or filter) to the group with its largest logit (section 2-3).
+
+    Args:
+        logits: S, shape (C, G), or T, shape (N, G).
+
+    Returns:
+        BoolTensor of the same shape with exactly one True a row; a tie goes to the lowest group.
+
+    Raises:
+        ValueError: if `logits` is not a matrix with at least one column, or holds NaN.
+    """
+    _check_matrix(logits, "logits")
+    # While a graph is being captured (torch.compile, torch.export) a look at the values would break it.
+    if not torch.compiler.is_compiling() and bool(logits.isnan().any()):
+        raise ValueError(
+            "the assignment logits (S or T) contain NaN, so no group is the best one; "
+            "training has diverged: use a smaller learning rate, or go back to an earlier checkpoint"
+        )
+    winner = logits.argmax(dim=1, keepdim=True)  # (C, 1); argmax returns the first of equal maxima
+    return torch.zeros_like(logits, dtype=torch.bool).scatter(1, winner, True)
+
+
+def thresholds(scores: Tensor, members: Tensor, top_k: int = 3) -> Tensor:
+    """The score that a foreign channel has to beat to be copied into a group (section 3).
+
+    τ(g) is the mean of the `top_k` largest scores among the members of g; a group with fewer members averages over
+    all of them, and an empty group has τ = +∞: it never imports.
+
+    Args:
+        scores: how well channel c fits group g, shape (C, G).
+        members: BoolTensor (C, G), True where channel c is in group g.
+        top_k: how many of the best members set the threshold, at least 1.
+
+    Returns:
+        τ, shape (G,), of the type of `scores`.
+
+    Raises:
+        ValueError: if the shapes differ or `top_k` is below 1.
+    """
+    _check_matrix(scores, "scores")
+    if members.shape != scores.shape:
+        raise ValueError(
+            f"members has shape {tuple(members.shape)} but scores has {tuple(scores.shape)}; "
+            "both must be (channels, groups)"
+        )
+    if top_k < 1:
+        raise ValueError(f"top_k={top_k} must be at least 1; the paper's rule uses top_k=3")
+    best = scores.masked_fill(~members, -torch.inf).topk(min(top_k, len(scores)), dim=0).values  # (k, G)
+    averaged = members.sum(dim=0).clamp(max=top_k)  # (G,): how many of the k rows are members
+    ranks = torch.arange(len(best), device=scores.device)[:, None]  # (k, 1)
+    total = best.masked_fill(ranks >= averaged, 0).sum(dim=0)
+    return torch.where(averaged > 0, total / averaged, torch.inf)
+
+
+def duplicates(scores: Tensor, members: Tensor, top_k: int = 3) -> Tensor:
+    """The paper's rule: which channels are copied into which groups besides their own (section 3).
+
+    Args:
+        scores: how well channel c fits group g, shape (C, G): S itself, or its row softmax.
+        members: BoolTensor (C, G) from `membership`.
+        top_k: see `thresholds`.
+
+    Returns:
+        BoolTensor (C, G), True where channel c is not a member of g and scores[c, g] > τ(g), strictly. Copies only:
+        `members | duplicates(scores, members)` is who works in which group.
+
+    Raises:
+        ValueError: as `thresholds`.
+    """
+    return (scores > thresholds(scores, members, top_k)) & ~members
+
+
+def connection_mask(inputs: Tensor, filters: Tensor) -> Tensor:
+    """M = B Aᵀ: filter n sees channel c if some group holds both (section 2-3).
+
+    Args:
+        inputs: A, shape (C, G), bool, or float where a gradient is to flow; copies included.
+        filters: B, shape (N, G), with one group a row, which keeps M at 0 and 1.
+
+    Returns:
+        M, shape (N, C), float.
+
+    Raises:
+        ValueError: if the two do not have the same number of groups.
+    """
+    _check_matrix(inputs, "inputs")
+    _check_matrix(filters, "filters")
+    if inputs.shape[1] != filters.shape[1]:
+        raise ValueError(
+            f"inputs has {inputs.shape[1]} groups but filters has {filters.shape[1]}; both are (rows, groups)"
+        )
+    dtype = next((t.dtype for t in (inputs, filters) if t.is_floating_point()), torch.get_default_dtype())
+    # (N, G) @ (G, C) -> (N, C)
+    return filters.to(dtype) @ inputs.to(dtype).T
+
+
+def straight_through(logits: Tensor, hard: Tensor, *, estimator: Estimator = "full") -> Tensor:
+    """Forward `hard`, backward the row softmax of `logits`: a choice that can still be learned (section 2-3).
+
+    An argmax has no gradient. The straight-through estimator answers as if the choice had been the softmax p, so
+    that ∂/∂S[c, g] = p[c, g] (∂/∂A[c, g] - Σ_h p[c, h] ∂/∂A[c, h]), non-zero for every group.
+
+    Args:
+        logits: S (C, G) or T (N, G).
+        hard: memberships of the same shape, 0/1 or bool, copies included.
+        estimator: "full" is FLGC's. "masked" lets only the gradient of the chosen groups through, as the public
+            implementation does: what the other groups would offer is then never felt, and channels hardly move.
+
+    Returns:
+        `hard` as float, exactly, with the gradient described.
+
+    Raises:
+        ValueError: if the shapes differ or the estimator is unknown.
+    """
+    if hard.shape != logits.shape:
+        raise ValueError(f"hard has shape {tuple(hard.shape)} but logits has {tuple(logits.shape)}")
+    check_choice("estimator", estimator, Estimator)
+    hard = hard.to(logits.dtype)
+    soft = logits.softmax(dim=1)
+    if estimator == "masked":
+        soft = soft * hard
+    return hard + (soft - soft.detach())
+
+
+def check_choice(name: str, value: str, choices: object) -> None:
+    """Refuses, with a sentence, a value that is not one of a Literal's."""
+    if value not in get_args(choices):
+        raise ValueError(f"{name}={value!r} must be one of {', '.join(get_args(choices))}")
+
+
+def _check_matrix(value: Tensor, name: str) -> None:
+    if value.ndim != 2 or value.shape[1] < 1:
+        raise ValueError(f"{name} has shape {tuple(value.shape)}; it must be a matrix (rows, groups)")

@@ -1,0 +1,247 @@
+"""FLGConv2d, a convolution that learns its groups, and the two controls that copy by another rule.
+
+Source: Motohashi and Yamauchi, sections 2-3 and 3; Wang et al. 2019.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.utils import _pair
+
+from flgc_lib.grouping import Estimator, check_choice, connection_mask, duplicates, membership, straight_through
+
+Score = Literal["logit", "softmax"]
+Method = Literal["dense", "grouped", "random", "flgc", "flgc-dup", "ring", "flgc-randdup"]
+ConvLayer = Callable[[int, int, int, int, int], nn.Module]
+"""conv_layer(in_channels, out_channels, kernel_size, stride, padding) -> a convolution without bias."""
+
+
+class FLGConv2d(nn.Module):
+    """Fully learnable group convolution: conv(x, W ⊙ M), where M is learned through S and T.
+
+    Input (B, C, H, W), output (B, N, H', W') as in `nn.Conv2d`. Any number of groups from 1 to min(C, N) is legal;
+    groups may be unequal, overlap and be empty, and a filter whose group has no channel outputs its bias, or 0.
+    With one group the layer is exactly `nn.Conv2d`.
+
+    Args:
+        in_channels: C.
+        out_channels: N.
+        kernel_size: of the square kernel, or (height, width).
+        groups: G, the number of groups, not the channels in one.
+        stride: as in `nn.Conv2d`.
+        padding: as in `nn.Conv2d`, zeros.
+        dilation: as in `nn.Conv2d`.
+        bias: whether to learn a bias of shape (N,).
+        duplicate_top_k: None for FLGC; k for the paper's rule (3 in the paper), applied in every forward pass.
+        score: what the rule compares, "logit" (S itself, the paper's wording) or "softmax" (its row softmax).
+        estimator: gradient of the choice, see `grouping.straight_through`.
+
+    Attributes:
+        weight: W, shape (N, C, kh, kw). Weights behind the mask exist, so that a channel can move, but are not used.
+        bias: shape (N,), or None.
+        input_logits: S, shape (C, G), drawn from N(0, 1).
+        filter_logits: T, shape (N, G), drawn from N(0, 1).
+
+    Raises:
+        ValueError: for groups outside 1 … min(C, N), top_k below 1, an unknown score or estimator.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, ...],
+        groups: int,
+        *,
+        stride: int | tuple[int, ...] = 1,
+        padding: int | tuple[int, ...] = 0,
+        dilation: int | tuple[int, ...] = 1,
+        bias: bool = False,
+        duplicate_top_k: int | None = None,
+        score: Score = "logit",
+        estimator: Estimator = "full",
+    ) -> None:
+        super().__init__()
+        if groups < 1:
+            raise ValueError(f"groups={groups} must be at least 1")
+        for channels, name in ((in_channels, "in_channels"), (out_channels, "out_channels")):
+            if groups > channels:
+                raise ValueError(f"groups={groups} must be at most {name}={channels}")
+        if duplicate_top_k is not None and duplicate_top_k < 1:
+            raise ValueError(f"duplicate_top_k={duplicate_top_k} must be at least 1, or None for no copies")
+        check_choice("score", score, Score)
+        check_choice("estimator", estimator, Estimator)
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.kernel_size = _pair(kernel_size)
+        self.groups = groups
+        self.stride = _pair(stride)
+        self.padding = _pair(padding)
+        self.dilation = _pair(dilation)
+        self.duplicate_top_k = duplicate_top_k
+        self.score = score
+        self.estimator: Estimator = estimator
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, *self.kernel_size))
+        self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
+        self.input_logits = nn.Parameter(torch.empty(in_channels, groups))
+        self.filter_logits = nn.Parameter(torch.empty(out_channels, groups))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws W and the bias as `nn.Conv2d(groups=G)` would, from the fan-in C/G, and S and T from N(0, 1)."""
+        fan_in = self.in_channels / self.groups * math.prod(self.kernel_size)
+        nn.init.uniform_(self.weight, -(fan_in**-0.5), fan_in**-0.5)
+        if self.bias is not None:
+            nn.init.uniform_(self.bias, -(fan_in**-0.5), fan_in**-0.5)
+        nn.init.normal_(self.input_logits)
+        nn.init.normal_(self.filter_logits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """conv(x, W ⊙ M); the mask follows S and T of this moment."""
+        A = straight_through(self.input_logits, self.input_membership(), estimator=self.estimator)  # (C, G)
+        B = straight_through(self.filter_logits, self.filter_membership(), estimator=self.estimator)  # (N, G)
+        # Autocast would multiply two 0/1 matrices in bf16 for nothing and round the gradients of S and T.
+        with torch.autocast(x.device.type, enabled=False):
+            weight = self.weight * connection_mask(A, B)[:, :, None, None]  # (N, C, kh, kw)
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation)
+
+    @torch.no_grad()
+    def input_membership(self) -> Tensor:
+        """A, BoolTensor (C, G): the group of each channel, and the groups that it is copied into."""
+        members = membership(self.input_logits)
+        if self.duplicate_top_k is None:
+            return members
+        return members | self._copies(members, self.duplicate_top_k)
+
+    @torch.no_grad()
+    def filter_membership(self) -> Tensor:
+        """B, BoolTensor (N, G): the one group of each filter. Filters are never copied."""
+        return membership(self.filter_logits)
+
+    @torch.no_grad()
+    def connection_mask(self) -> Tensor:
+        """M, shape (N, C), 0/1: which filter sees which channel."""
+        return connection_mask(self.input_membership(), self.filter_membership()).to(self.weight.dtype)
+
+    def _copies(self, members: Tensor, top_k: int) -> Tensor:
+        scores = self.input_logits if self.score == "logit" else self.input_logits.softmax(dim=1)
+        return duplicates(scores, members, top_k)
+
+    def extra_repr(self) -> str:
+        """What `print(layer)` shows."""
+        copies = "" if self.duplicate_top_k is None else f", duplicate_top_k={self.duplicate_top_k}"
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, groups={self.groups}, "
+            f"stride={self.stride}, padding={self.padding}, bias={self.bias is not None}{copies}"
+        )
+
+
+class RandomCopiesConv2d(FLGConv2d):
+    """Control for the rule: as many copies into each group as the rule would make, of channels drawn at random.
+
+    If it does as well as the rule, then it does not matter which feature maps are copied. Every group draws its
+    copies in the order of a fixed random priority, so that they change only as far as the groups do.
+
+    Attributes:
+        priority: shape (C, G); of the channels outside group g, those with the largest priority are copied.
+    """
+
+    priority: Tensor
+
+    def reset_parameters(self) -> None:
+        """As FLGC, and draws the priorities without advancing the generator that the next layer draws from."""
+        super().reset_parameters()
+        with torch.random.fork_rng():
+            generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+        self.register_buffer("priority", torch.rand(self.input_logits.shape, generator=generator))
+
+    def _copies(self, members: Tensor, top_k: int) -> Tensor:
+        wanted = super()._copies(members, top_k).sum(dim=0)  # (G,)
+        order = self.priority.masked_fill(members, -1).argsort(dim=0, descending=True)  # (C, G), best first
+        rank = order.argsort(dim=0)  # (C, G)
+        return rank < wanted
+
+
+class RingConv2d(FLGConv2d):
+    """Control for learning: fixed contiguous groups that overlap their neighbour.
+
+    Group g also takes the first channels after its own, as many as the rule would copy into it at FLGC's random
+    start: a static overlap at the same cost.
+
+    Attributes:
+        overlap: BoolTensor (C, G), the copies.
+    """
+
+    overlap: Tensor
+
+    def reset_parameters(self) -> None:
+        """Draws as FLGC, counts the rule's copies, then fixes contiguous groups; S and T get no gradient."""
+        super().reset_parameters()
+        C, N, G = self.in_channels, self.out_channels, self.groups
+        with torch.no_grad():
+            wanted = super()._copies(membership(self.input_logits), self.duplicate_top_k or 3).sum(dim=0)  # (G,)
+            for logits, rows in ((self.input_logits, C), (self.filter_logits, N)):
+                logits.copy_(F.one_hot(torch.arange(rows) * G // rows, G))
+                logits.requires_grad_(False)
+        last = membership(self.input_logits).int().cumsum(dim=0).argmax(dim=0)  # (G,): last channel of each group
+        distance = (torch.arange(C)[:, None] - last) % C  # (C, G): how far channel c lies behind group g
+        self.register_buffer("overlap", (distance >= 1) & (distance <= wanted))
+
+    def _copies(self, members: Tensor, top_k: int) -> Tensor:
+        return self.overlap & ~members
+
+
+def dense_conv(in_channels: int, out_channels: int, kernel_size: int, stride: int, padding: int) -> nn.Module:
+    """An ordinary convolution without bias, the default `conv_layer`."""
+    return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=False)
+
+
+def method_layer(method: Method, groups: int = 1, *, top_k: int = 3, score: Score = "logit") -> ConvLayer:
+    """The `conv_layer` of a method of the experiment.
+
+    Args:
+        method: "dense"; "grouped", fixed contiguous groups; "random", FLGC with S and T frozen at their random start;
+            "flgc"; "flgc-dup", FLGC with the rule; "ring" and "flgc-randdup", the controls above.
+        groups: G.
+        top_k: k of the rule.
+        score: what the rule compares.
+
+    Raises:
+        ValueError: for an unknown method, and from the returned function for groups that do not fit the channels.
+    """
+    check_choice("method", method, Method)
+    if method == "dense":
+        return dense_conv
+    if groups < 1:
+        raise ValueError(f"groups={groups} must be at least 1")
+
+    def grouped_conv(in_channels: int, out_channels: int, kernel_size: int, stride: int, padding: int) -> nn.Module:
+        for channels, name in ((in_channels, "in_channels"), (out_channels, "out_channels")):
+            if channels % groups:
+                raise ValueError(
+                    f"groups={groups} must divide {name}={channels} for fixed groups of equal size; "
+                    "method='flgc' takes any number of groups"
+                )
+        return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
+
+    def learned_conv(in_channels: int, out_channels: int, kernel_size: int, stride: int, padding: int) -> nn.Module:
+        layer = {"ring": RingConv2d, "flgc-randdup": RandomCopiesConv2d}.get(method, FLGConv2d)(
+            in_channels,
+            out_channels,
+            kernel_size,
+            groups,
+            stride=stride,
+            padding=padding,
+            duplicate_top_k=None if method in ("random", "flgc") else top_k,
+            score=score,
+        )
+        if method == "random":
+            layer.input_logits.requires_grad_(False)
+            layer.filter_logits.requires_grad_(False)
+        return layer
+
+    return grouped_conv if method == "grouped" else learned_conv

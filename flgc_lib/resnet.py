@@ -1,0 +1,292 @@
+"""Residual networks whose convolutions can be dense, grouped or learned, and `embed` for any other network.
+
+Parameter names and the dense ResNet-50 are torchvision's: its state dict loads unchanged.
+
+Source: He et al. 2016 (blocks, Fig. 1 and eq. 1 of the paper); Xie et al. 2017 (fixed groups, eq. 2); Motohashi and
+Yamauchi, section 4 (the network of the experiment).
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from flgc_lib.grouping import check_choice
+from flgc_lib.layers import ConvLayer, FLGConv2d, Method, Score, dense_conv, method_layer
+
+Stem = Literal["paper", "cifar", "imagenet"]
+Where = Literal["block", "3x3", "1x1", "all"]
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions and a shortcut, H(x) = F(x) + x (Fig. 1a, eq. 1). (B, C, H, W) -> (B, width, H', W')."""
+
+    expansion = 1
+
+    def __init__(
+        self, in_channels: int, width: int, stride: int, conv_layer: ConvLayer, downsample: nn.Module | None
+    ) -> None:
+        super().__init__()
+        self.conv1 = conv_layer(in_channels, width, 3, stride, 1)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = conv_layer(width, width, 3, 1, 1)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        """H(x) = F(x) + x, then ReLU."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        return self.relu(out + shortcut)
+
+
+class Bottleneck(nn.Module):
+    """1×1 down, 3×3, 1×1 up and a shortcut (Fig. 1b). (B, C, H, W) -> (B, 4 · width, H', W').
+
+    The stride sits on the 3×3 convolution, as in torchvision's ResNet-50.
+    """
+
+    expansion = 4
+
+    def __init__(
+        self, in_channels: int, width: int, stride: int, conv_layer: ConvLayer, downsample: nn.Module | None
+    ) -> None:
+        super().__init__()
+        self.conv1 = conv_layer(in_channels, width, 1, 1, 0)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = conv_layer(width, width, 3, stride, 1)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = conv_layer(width, width * self.expansion, 1, 1, 0)
+        self.bn3 = nn.BatchNorm2d(width * self.expansion)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        """H(x) = F(x) + x, then ReLU."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        return self.relu(out + shortcut)
+
+
+class ResNet(nn.Module):
+    """A residual network with torchvision's parameter names. Images (B, 3, H, W) -> logits (B, num_classes).
+
+    Args:
+        block: `BasicBlock` or `Bottleneck`.
+        depths: how many blocks each stage has; every stage but the first halves the resolution.
+        num_classes: outputs of the classifier.
+        stem: "paper" (3×3 stride 2, then max pool), "cifar" (3×3 stride 1, no pool) or "imagenet" (7×7, max pool).
+        base_channels: width of the stem and of the first stage's blocks; it doubles from stage to stage.
+        conv_layer: makes the convolutions of the blocks.
+        shortcut_layer: makes the 1×1 projections of the shortcuts.
+
+    Raises:
+        ValueError: for an unknown stem.
+    """
+
+    def __init__(
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        depths: Sequence[int],
+        *,
+        num_classes: int = 10,
+        stem: Stem = "paper",
+        base_channels: int = 64,
+        conv_layer: ConvLayer = dense_conv,
+        shortcut_layer: ConvLayer = dense_conv,
+    ) -> None:
+        super().__init__()
+        check_choice("stem", stem, Stem)
+        kernel, stride = {"paper": (3, 2), "cifar": (3, 1), "imagenet": (7, 2)}[stem]
+        self.conv1 = dense_conv(3, base_channels, kernel, stride, kernel // 2)
+        self.bn1 = nn.BatchNorm2d(base_channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.Identity() if stem == "cifar" else nn.MaxPool2d(3, 2, 1)
+        channels = base_channels
+        for stage, depth in enumerate(depths):
+            width = base_channels * 2**stage
+            blocks = []
+            for i in range(depth):
+                stride = 2 if stage > 0 and i == 0 else 1
+                out_channels = width * block.expansion
+                downsample = None
+                if stride != 1 or channels != out_channels:
+                    downsample = nn.Sequential(
+                        shortcut_layer(channels, out_channels, 1, stride, 0), nn.BatchNorm2d(out_channels)
+                    )
+                blocks.append(block(channels, width, stride, conv_layer, downsample))
+                channels = out_channels
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+        self.stages = len(depths)
+        self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
+        self.fc = nn.Linear(channels, num_classes)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """He's initialisation by fan-out, as torchvision does, with the fan-out that a grouped filter really has."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | FLGConv2d):
+                kernel_area = module.kernel_size[0] * module.kernel_size[1]
+                fan_out = module.out_channels / module.groups * kernel_area
+                nn.init.normal_(module.weight, std=(2 / fan_out) ** 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Stem, stages, global average pooling (section 2-1-2), classifier."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        for stage in range(self.stages):
+            x = self.get_submodule(f"layer{stage + 1}")(x)
+        return self.fc(torch.flatten(self.avgpool(x), 1))
+
+
+def resnet(
+    depths: Sequence[int],
+    num_classes: int = 10,
+    *,
+    stem: Stem = "paper",
+    method: Method = "dense",
+    groups: int = 1,
+    where: Where = "block",
+    depthwise: bool = False,
+    width: float = 1.0,
+    top_k: int = 3,
+    score: Score = "logit",
+) -> ResNet:
+    """A bottleneck ResNet of any depth and width, with the convolutions of a method of the experiment.
+
+    Args:
+        depths: blocks a stage; (3, 4, 6, 3) is ResNet-50.
+        num_classes: outputs of the classifier.
+        stem: see `ResNet`.
+        method: see `method_layer`.
+        groups: G, ignored by "dense".
+        where: which convolutions the method replaces: "block" (all three of a block), "3x3", "1x1" (both of a block),
+            "all" (block and projection shortcuts). Stem and classifier stay dense.
+        depthwise: makes the 3×3 convolutions depthwise, whatever the method.
+        width: multiplies all channel counts; 1.0 is 64 channels in the stem.
+        top_k: k of the duplication rule.
+        score: what the rule compares.
+
+    Raises:
+        ValueError: for an unknown stem, method or where, and for groups that do not fit the channels.
+    """
+    check_choice("where", where, Where)
+    replacement = method_layer(method, groups, top_k=top_k, score=score)
+
+    def conv_layer(in_channels: int, out_channels: int, kernel_size: int, stride: int, padding: int) -> nn.Module:
+        if depthwise and kernel_size == 3:
+            return nn.Conv2d(in_channels, out_channels, 3, stride, padding, groups=in_channels, bias=False)
+        chosen = where in ("block", "all", f"{kernel_size}x{kernel_size}")
+        make = replacement if chosen else dense_conv
+        return make(in_channels, out_channels, kernel_size, stride, padding)
+
+    return ResNet(
+        Bottleneck,
+        depths,
+        num_classes=num_classes,
+        stem=stem,
+        base_channels=max(1, round(64 * width)),
+        conv_layer=conv_layer,
+        shortcut_layer=replacement if where == "all" else dense_conv,
+    )
+
+
+def resnet50(
+    num_classes: int = 10,
+    *,
+    stem: Stem = "paper",
+    method: Method = "dense",
+    groups: int = 1,
+    where: Where = "block",
+    depthwise: bool = False,
+    width: float = 1.0,
+    top_k: int = 3,
+    score: Score = "logit",
+) -> ResNet:
+    """ResNet-50, the network of the paper's section 4: `resnet` with 3-4-6-3 blocks; same arguments."""
+    return resnet(
+        (3, 4, 6, 3),
+        num_classes,
+        stem=stem,
+        method=method,
+        groups=groups,
+        where=where,
+        depthwise=depthwise,
+        width=width,
+        top_k=top_k,
+        score=score,
+    )
+
+
+def embed(
+    model: nn.Module,
+    groups: int,
+    *,
+    where: Callable[[str, nn.Conv2d], bool] | None = None,
+    duplicate_top_k: int | None = None,
+    score: Score = "logit",
+) -> nn.Module:
+    """Replaces ordinary convolutions of any model, torchvision's or timm's, by `FLGConv2d`.
+
+    Weights are taken over, multiplied by √G because a filter now sums over C/G channels instead of C; with one group
+    the model computes what it did before.
+
+    Args:
+        model: any module; it is copied, not changed.
+        groups: G.
+        where: predicate on (qualified name, convolution) that says what to replace. Without it, all ungrouped
+            convolutions with at least `groups` channels and filters are, except the first, which sees the image.
+        duplicate_top_k: k of the duplication rule, or None.
+        score: what the rule compares.
+
+    Returns:
+        The copy, on the model's device.
+
+    Raises:
+        ValueError: if `where` picks a convolution that FLGC cannot replace, or nothing was replaced.
+    """
+    model = copy.deepcopy(model)
+    convolutions = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Conv2d)]
+    replaced = 0
+    for position, (name, conv) in enumerate(convolutions):
+        ordinary = type(conv) is nn.Conv2d and conv.groups == 1 and conv.padding_mode == "zeros"
+        if where is None:
+            chosen = ordinary and position > 0 and groups <= min(conv.in_channels, conv.out_channels)
+        else:
+            chosen = where(name, conv)
+        if not chosen:
+            continue
+        if not ordinary or isinstance(conv.padding, str):
+            raise ValueError(
+                f"{name} is {conv}; only an nn.Conv2d with groups=1 and numeric zero padding can learn its groups: "
+                "let `where` leave it out"
+            )
+        layer = FLGConv2d(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,
+            groups,
+            stride=conv.stride,
+            padding=conv.padding,
+            dilation=conv.dilation,
+            bias=conv.bias is not None,
+            duplicate_top_k=duplicate_top_k,
+            score=score,
+        ).to(conv.weight)
+        with torch.no_grad():
+            layer.weight.copy_(conv.weight * groups**0.5)
+            if layer.bias is not None and conv.bias is not None:
+                layer.bias.copy_(conv.bias)
+        parent, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(parent), attribute, layer)
+        replaced += 1
+    if not replaced:
+        raise ValueError(
+            f"no convolution of {type(model).__name__} was replaced: `where` or groups={groups} excludes all"
+        )
+    return model
