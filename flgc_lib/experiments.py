@@ -3,9 +3,11 @@
 Source: Motohashi and Yamauchi, section 4; the protocol stands in data/results/README.md.
 """
 
+import os
 import platform
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,21 +26,21 @@ from flgc_lib.training import Device, Settings, fit, learned_layers
 Grid = Literal["quick", "first"]
 
 
-def grid(name: Grid, data: str | None = None) -> list[Settings]:
-    """The settings of a named experiment.
+def _quick(data: str | None = None) -> list[Settings]:
+    """A minute or two on the embedded data: the shape of the experiment, not its answer."""
+    base = Settings(data=data or "synthetic", depths=(1, 1, 1), width=0.25, stem="cifar", epochs=4, batch=64)
+    runs = [replace(base, method="dense")]
+    return runs + [replace(base, method=m, groups=g) for g in (2, 4, 8) for m in ("grouped", "flgc", "flgc-dup")]
 
-    Args:
-        name: "quick", minutes on the embedded data; "first", ResNet-50 at G = 8, one seed.
-        data: runs it on another dataset than the grid's own.
-    """
-    if name == "quick":
-        base = Settings(depths=(1, 1, 1), width=0.25, stem="cifar", epochs=4, batch=64)
-        runs = [replace(base, method="dense")]
-        runs += [replace(base, method=m, groups=g) for g in (2, 4, 8) for m in ("grouped", "flgc", "flgc-dup")]
-    else:
-        base = Settings(data="cifar10", epochs=4)
-        runs = [replace(base, method=m) for m in ("dense", "grouped", "random", "flgc", "flgc-dup")]
-    return runs if data is None else [replace(run, data=data) for run in runs]
+
+def _first(data: str | None = None) -> list[Settings]:
+    """ResNet-50 at G = 8, one seed, four epochs."""
+    base = Settings(data=data or "cifar10", epochs=4)
+    return [replace(base, method=m) for m in ("dense", "grouped", "random", "flgc", "flgc-dup")]
+
+
+GRIDS: dict[Grid, Callable[[str | None], list[Settings]]] = {"quick": _quick, "first": _first}
+"""Settings of each experiment, on its own dataset or on another one by name."""
 
 
 def run(
@@ -69,7 +71,9 @@ def run(
         torch.set_num_threads(threads)
     folder = root / "runs" / settings.id
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):  # a second sweep, or a worker that outlived a killed one, may be at it
+    # A second sweep, or a worker that outlived a killed one, may be at it. Of several devices, the first one's process
+    # holds the lock for all: Lightning starts the others from inside `fit`.
+    with FileLock(folder / ".lock") if os.environ.get("LOCAL_RANK", "0") == "0" else nullcontext():
         done = read_runs(results)
         if settings.id in set(done["run"]):
             return done[done["run"] == settings.id].iloc[0].to_dict()
@@ -110,7 +114,7 @@ def sweep(
     records. A run that fails does not stop the others.
 
     Args:
-        settings: for example a `grid`.
+        settings: for example `GRIDS["quick"]()`.
         results: folder of the records.
         root: folder of datasets and checkpoints.
         device: where to train.

@@ -39,6 +39,8 @@ RUN_COLUMNS = (
     "channels_moved",
     "filters_moved",
 )
+TEXT = ("run", "fingerprint", "code", "torch", "processor")
+COUNTS = ("epoch", "threads", "parameters", "macs_dense", "macs_grouped", "macs", "copies", "empty_groups")
 EPOCH_COLUMNS = (
     "run",
     "epoch",
@@ -155,18 +157,34 @@ def _read(path: Path, columns: tuple[str, ...], key: list[str]) -> pd.DataFrame:
     if not path.exists():
         return pd.DataFrame(columns=list(columns))
     try:
-        table = pd.read_csv(path, float_precision="round_trip", dtype={"code": str, "depths": str})
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
     except (ValueError, pd.errors.ParserError) as error:
         raise ValueError(f"{path} is not a readable table ({error}): restore it, for example with git") from error
     if tuple(table.columns) != columns:
         difference = set(columns).symmetric_difference(table.columns)
-        raise ValueError(f"{path} has other columns than expected (see {', '.join(sorted(difference))})")
+        raise ValueError(
+            f"{path} has other columns than expected (see {', '.join(sorted(difference))}): restore it with git"
+        )
     for position in np.flatnonzero(table.isna().any(axis=1)).tolist():
         missing = table.columns[table.iloc[position].isna()]
         raise ValueError(_broken(path, position, f"{', '.join(missing)} is missing"))
+    for column in columns:
+        table[column] = [_value(path, position, column, text) for position, text in enumerate(table[column])]
     for position in np.flatnonzero(table.duplicated(key)).tolist():
         raise ValueError(_broken(path, position, "it is there twice"))
     return table
+
+
+def _value(path: Path, position: int, column: str, text: str) -> Any:  # noqa: ANN401 - of the column's kind
+    """The cell as it was before it was written, to the last digit; pandas alone would guess the kind of a column."""
+    defaults = {f.name: f.default for f in fields(Settings)} | dict.fromkeys(TEXT, "") | dict.fromkeys(COUNTS, 0)
+    kind = type(defaults.get(column, 0.0))
+    try:
+        if kind is bool:
+            return {"True": True, "False": False}[text]
+        return {int: int, float: float}.get(kind, str)(text)
+    except (ValueError, KeyError) as error:
+        raise ValueError(_broken(path, position, f"{column} is {text!r}, not of kind {kind.__name__}")) from error
 
 
 def _broken(path: Path, position: int, what: str) -> str:

