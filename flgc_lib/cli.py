@@ -1,4 +1,4 @@
-"""The command line: `flgc data | train | sweep | figures`, or `python -m flgc_lib …`."""
+"""The command line: `flgc check | notebooks | data | train | sweep | figures`, or `python -m flgc_lib …`."""
 
 import sys
 from pathlib import Path
@@ -6,14 +6,44 @@ from pathlib import Path
 import tyro
 from tyro.extras import SubcommandApp
 
+from flgc_lib import course, environment, experiments, grids
 from flgc_lib import data as datasets
-from flgc_lib import experiments
 from flgc_lib import figures as drawings
 from flgc_lib.training import Device, Settings
 
 app = SubcommandApp()
 RESULTS = Path("data/results")
 ROOT = Path("data")
+NOTEBOOKS = Path("notebooks")
+
+
+@app.command
+def check() -> None:
+    """Say whether everything that the notebooks need is here, and if not, what to type."""
+    sys.exit(environment.main())
+
+
+@app.command
+def notebooks(
+    *,
+    mode: course.Mode = "standard",
+    into: Path = NOTEBOOKS,
+    only: tuple[str, ...] = (),
+    workers: int = 2,
+    measure: bool = False,
+) -> None:
+    """Execute the course's notebooks from top to bottom; by default in place, as their stored outputs were made.
+
+    Args:
+        mode: how much they compute: smoke (seconds each), standard (up to minutes) or full (the real experiment).
+        into: folder of the executed notebooks.
+        only: numbers of notebooks, for example 00 05; all by default.
+        workers: notebooks side by side.
+        measure: note the run times for the opening cells; do it on a computer that does nothing else.
+    """
+    failures = course.execute_all(mode, into, only=only, workers=workers, measure=measure)
+    if failures:
+        sys.exit(f"flgc: {len(failures)} notebooks failed: {', '.join(failures)}")
 
 
 @app.command
@@ -79,7 +109,7 @@ def train(
 
 @app.command
 def sweep(
-    grid: experiments.Grid,
+    grid: grids.Grid,
     *,
     data: str | None = None,
     results: Path = RESULTS,
@@ -91,7 +121,9 @@ def sweep(
     """Run an experiment: whatever its grid has and the records lack. Killed and started again, it goes on.
 
     Args:
-        grid: quick (minutes, embedded data) or first (ResNet-50 at G = 8, one seed, 4 epochs).
+        grid: quick (minutes, embedded data), first (ResNet-50 at G = 8, one seed, 4 epochs), tune (learning rates, on
+            held-out images), small (the paper's question on a small net), rule (its open choices), paper (ResNet-50,
+            the paper's stem), gpu (ResNet-50, 3×3 stem at full resolution).
         data: another dataset than the grid's own, by name.
         results: folder of the records.
         root: folder of datasets and checkpoints.
@@ -100,34 +132,46 @@ def sweep(
         threads: of each worker.
     """
     failures = experiments.sweep(
-        experiments.GRIDS[grid](data), results=results, root=root, device=device, workers=workers, threads=threads
+        grids.grid(grid, data), results=results, root=root, device=device, workers=workers, threads=threads
     )
     if failures:
         sys.exit(f"flgc: {len(failures)} runs failed; mended and started again, the same command runs only those")
 
 
 @app.command
-def figures(*, results: Path = RESULTS, folder: Path = Path("figures"), check: bool = False) -> None:
-    """Draw every figure from the records.
+def figures(
+    *,
+    results: Path = RESULTS,
+    folder: Path = Path("figures"),
+    document: Path = Path("README.md"),
+    check: bool = False,
+) -> None:
+    """Draw every figure, and fill in every table, from the records.
 
     Args:
         results: folder of the records.
         folder: where the figures go.
-        check: draw nothing; compare the numbers stored beside the figures with the records.
+        document: whose tables, between `<!-- table: GRID -->` and `<!-- /table -->`, are filled in, if it exists.
+        check: change nothing; compare the stored figures' numbers, and the tables, with the records.
     """
+    text = drawings.write_tables(document, results) if document.exists() else ""
     if check:
         problems = drawings.check(results, folder)
+        if text and text != document.read_text():
+            problems.append(f"the tables of {document} are not what the records say: type `flgc figures`")
         if problems:
             sys.exit("\n".join(problems))
-        print("every figure's numbers are those of the records")
+        print("all figures and tables are those of the records")
         return
     for path in drawings.regenerate(results, folder):
         print(path)
+    if text:
+        document.write_text(text)
 
 
 def main() -> None:
     """Runs the command line; a mistake is answered with a sentence, not a traceback."""
     try:
-        app.cli(prog="flgc", description="Learned group convolution: data, training, experiments, figures.")
+        app.cli(prog="flgc", description="Learned group convolution: notebooks, data, training, experiments, figures.")
     except (ValueError, OSError) as error:
         sys.exit(f"flgc: {error}")

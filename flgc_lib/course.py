@@ -1,147 +1,31 @@
 """The course: which notebooks there are, the frame that all of them share, and how they are executed.
 
 The opening and closing cells of every notebook are rendered from `COURSE`, so that titles, links, prerequisites and
-measured times are said once. Their outputs are stored: CI runs every cell again and compares (see tests/test_notebooks.py).
+measured times are said once. The outputs are stored: CI runs every cell again and compares (see Makefile and
+tests/test_notebooks.py).
 """
 
 import json
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
+import joblib
 import matplotlib as mpl
-import nbformat
 import torch
-from nbclient import NotebookClient
-from nbformat import NotebookNode
+from filelock import FileLock
 
 from flgc_lib.grouping import check_choice
+from flgc_lib.lessons import COURSE, REFERENCES, Lesson
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 Mode = Literal["smoke", "standard", "full"]
 T = TypeVar("T")
 TIMES = Path("notebooks/times.json")
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """One notebook.
-
-    Attributes:
-        number: "00" … "08"; the file is `notebooks/<number>-<slug>.ipynb`.
-        slug: rest of the file's name.
-        title: heading.
-        do: what the student will do.
-        learn: what the student leaves able to.
-        need: numbers of the notebooks to have read.
-        paper: sections, equations and figures of the paper that it covers.
-        references: short names of works in `REFERENCES`.
-    """
-
-    number: str
-    slug: str
-    title: str
-    do: str
-    learn: str
-    need: tuple[str, ...]
-    paper: str
-    references: tuple[str, ...]
-
-    @property
-    def file(self) -> str:
-        """Name of the notebook in `notebooks/`."""
-        return f"{self.number}-{self.slug}.ipynb"
-
-
-REFERENCES = {
-    "paper": "Motohashi, Yamauchi (本橋, 山内, 日大生産工): *動的グループ化畳み込みニューラルネットワークにおける特徴割り当て最適化*",
-    "resnet": "He, Zhang, Ren, Sun: *Deep Residual Learning for Image Recognition*, CVPR 2016, [arXiv 1512.03385](https://arxiv.org/abs/1512.03385)",
-    "resnext": "Xie, Girshick, Dollár, Tu, He: *Aggregated Residual Transformations for Deep Neural Networks*, CVPR 2017, [arXiv 1611.05431](https://arxiv.org/abs/1611.05431)",
-    "flgc": "Wang, Kan, Shan, Chen: *Fully Learnable Group Convolution for Acceleration of Deep Neural Networks*, CVPR 2019, [arXiv 1904.00346](https://arxiv.org/abs/1904.00346)",
-    "ste": "Bengio, Léonard, Courville: *Estimating or Propagating Gradients Through Stochastic Neurons*, 2013, [arXiv 1308.3432](https://arxiv.org/abs/1308.3432)",
-    "shufflenet": "Zhang, Zhou, Lin, Sun: *ShuffleNet*, CVPR 2018, [arXiv 1707.01083](https://arxiv.org/abs/1707.01083)",
-    "condensenet": "Huang, Liu, van der Maaten, Weinberger: *CondenseNet*, CVPR 2018, [arXiv 1711.09224](https://arxiv.org/abs/1711.09224)",
-    "mobilenetv2": "Sandler, Howard, Zhu, Zhmoginov, Chen: *MobileNetV2*, CVPR 2018, [arXiv 1801.04381](https://arxiv.org/abs/1801.04381)",
-    "indirect": "Dukhan: *The Indirect Convolution Algorithm*, 2019, [arXiv 1907.02129](https://arxiv.org/abs/1907.02129)",
-    "cifar": "Krizhevsky: *Learning Multiple Layers of Features from Tiny Images*, 2009",
-    "onecycle": "Smith, Topin: *Super-Convergence*, 2017, [arXiv 1708.07120](https://arxiv.org/abs/1708.07120)",
-}
-
-COURSE = (
-    Lesson(
-        "00", "start-here", "Start here",
-        do="check that everything is installed, and see how the notebooks, the library and the paper fit together",
-        learn="run everything here; find any section, equation or figure of the paper; read its Japanese terms",
-        need=(),
-        paper="all of it, as a map",
-        references=("paper",),
-    ),
-    Lesson(
-        "01", "resnet", "ResNet",
-        do="count what a convolution costs, build both residual blocks from nothing, and train a plain net beside a residual one",
-        learn="build basic and bottleneck blocks, say why the shortcut helps, and count multiply-accumulates (MACs)",
-        need=("00",),
-        paper="sections 1, 2-1, 2-1-1, 2-1-2 and 4 (the stem), eq. (1), Fig. 1 (a, b)",
-        references=("paper", "resnet"),
-    ),
-    Lesson(
-        "02", "resnext", "ResNeXt and grouped convolution",
-        do="show that three forms of a ResNeXt block are one, see what a group cannot see, and watch accuracy fall with G",
-        learn="use `nn.Conv2d(groups=G)`, compute its cost for any G, and say why fixed groups cost accuracy",
-        need=("01",),
-        paper="section 2-2, eq. (2), Fig. 2 (a)",
-        references=("paper", "resnext", "shufflenet"),
-    ),
-    Lesson(
-        "03", "flgc", "Fully learnable group convolution",
-        do="build S, T, the straight-through gradient and the mask from first principles, and let them find planted groups",
-        learn="derive FLGC, say why a hard choice stops the gradient and which estimator mends it",
-        need=("02",),
-        paper="section 2-3, Fig. 2 (b)",
-        references=("paper", "flgc", "ste"),
-    ),
-    Lesson(
-        "04", "duplication", "The duplication rule",
-        do="step through the rule with numbers, see it copy a feature that two groups need, and measure when it fires",
-        learn="apply the paper's rule by hand and in code, and predict when it copies, when it cannot, and what it costs",
-        need=("03",),
-        paper="section 3",
-        references=("paper", "flgc"),
-    ),
-    Lesson(
-        "05", "training", "Training on CIFAR-10",
-        do="write a training loop of twenty lines, then use the library's, kill a run and resume it",
-        learn="train, read curves, resume, and start the real experiment on your own machine or a GPU",
-        need=("04",),
-        paper="section 4",
-        references=("paper", "resnet", "cifar", "onecycle"),
-    ),
-    Lesson(
-        "06", "what-groups-look-like", "What the groups look like",
-        do="open the records of trained nets and look at S, T and M, layer by layer and epoch by epoch",
-        learn="read assignment heatmaps, group sizes and copies, and say whether groups move at all",
-        need=("05",),
-        paper="sections 2-3 and 3, looked at in trained nets",
-        references=("paper", "flgc"),
-    ),
-    Lesson(
-        "07", "accuracy-against-groups", "Accuracy against the number of groups",
-        do="answer the paper's question from the committed records, with controls and error bars",
-        learn="compare methods fairly: paired seeds, intervals, actual MACs, and what can't be told apart",
-        need=("06",),
-        paper="sections 4 and 5, the experiment that the paper announces",
-        references=("paper", "flgc", "condensenet"),
-    ),
-    Lesson(
-        "08", "really-fast", "Making it really fast",
-        do="measure that a mask saves nothing, re-order channels by index, and run unequal, overlapping groups fast",
-        learn="turn learned groups into an inference layer that is as fast as its MACs promise, and say where it isn't",
-        need=("04",),
-        paper="section 1 (why cost matters), carried to its end",
-        references=("paper", "flgc", "indirect", "mobilenetv2"),
-    ),
-)
+WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def mode() -> Mode:
@@ -161,9 +45,12 @@ def pick(*, smoke: T, standard: T, full: T) -> T:
 
 
 def start(number: str) -> None:
-    """First line of every notebook: fixes seed, threads and the look of plots, and says what mode and data mean here."""
+    """First line of every notebook: fixes seed, threads and the look of plots, and says in which mode it runs.
+
+    Except in full mode one thread computes, so that sums are added in the same order whatever the number of cores.
+    """
     torch.manual_seed(0)
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    torch.set_num_threads((os.cpu_count() or 1) if mode() == "full" else 1)
     mpl.rcParams.update({"figure.dpi": 110, "axes.spines.top": False, "axes.spines.right": False, "font.size": 9})
     lesson = _lesson(number)
     print(f"{lesson.number} {lesson.title}: FLGC_MODE={mode()}, torch {torch.__version__}, seed 0")
@@ -194,7 +81,7 @@ def footer(lesson: Lesson) -> str:
     return f"## References\n\n{works}\n\n{_navigation(lesson)}"
 
 
-def render_frame(notebook: NotebookNode, lesson: Lesson) -> None:
+def render_frame(notebook: "NotebookNode", lesson: Lesson) -> None:
     """Writes the opening and closing cells, which carry the tags `header` and `footer`, into a notebook."""
     for cell in notebook.cells:
         tags = cell.metadata.get("tags", [])
@@ -204,7 +91,15 @@ def render_frame(notebook: NotebookNode, lesson: Lesson) -> None:
             cell.source = footer(lesson)
 
 
-def execute(lesson: Lesson, mode: Mode, into: Path, *, solutions: bool = False, folder: Path = Path("notebooks")) -> NotebookNode:
+def execute(
+    lesson: Lesson,
+    mode: Mode,
+    into: Path,
+    *,
+    solutions: bool = False,
+    measure: bool = False,
+    folder: Path = Path("notebooks"),
+) -> "NotebookNode":
     """Runs a notebook from top to bottom in a fresh kernel and writes it, with its outputs, to the folder `into`.
 
     Args:
@@ -212,29 +107,88 @@ def execute(lesson: Lesson, mode: Mode, into: Path, *, solutions: bool = False, 
         mode: see `mode`.
         into: folder of the result; `folder` itself executes in place.
         solutions: replaces every exercise's stub by the solution folded away below it.
+        measure: notes the time in `TIMES` for the opening cell; without it only where none is noted yet, so that
+            executing a notebook again changes nothing.
         folder: of the notebooks.
 
     Raises:
         nbclient.exceptions.CellExecutionError: if a cell fails.
     """
+    import nbformat  # the library itself must do without the `notebooks` extra
+    from nbclient import NotebookClient
+
     notebook = nbformat.read(folder / lesson.file, as_version=4)
     if solutions:
         insert_solutions(notebook)
     started = time.perf_counter()
     client = NotebookClient(
-        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}}, record_timing=False
+        notebook,
+        timeout=600,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(folder)}},
+        record_timing=False,
+        store_widget_state=False,
+        coalesce_streams=True,
+        extra_arguments=["--IPKernelApp.log_level=40"],  # errors only
     )
     client.execute(env={**os.environ, "FLGC_MODE": mode})
     if into == folder:
-        _remember_time(lesson, mode, (time.perf_counter() - started) / 60)
+        _remember_time(lesson, mode, (time.perf_counter() - started) / 60, replace=measure)
     render_frame(notebook, lesson)
+    _forget_what_differs(notebook)
     into.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, into / lesson.file)
     return notebook
 
 
-def insert_solutions(notebook: NotebookNode) -> int:
-    """Puts the code of each folded solution (a markdown cell tagged `solution`) into the stub (tagged `exercise`) above it.
+def execute_all(
+    mode: Mode,
+    into: Path,
+    *,
+    only: tuple[str, ...] = (),
+    workers: int = 1,
+    solutions: bool = False,
+    measure: bool = False,
+) -> dict[str, str]:
+    """Executes the notebooks, several side by side; one that fails does not stop the others.
+
+    Args:
+        mode: see `mode`.
+        into: folder of the results.
+        only: numbers of the notebooks; all by default.
+        workers: notebooks side by side.
+        solutions: see `execute`.
+        measure: see `execute`.
+
+    Returns:
+        For each notebook that failed, by number, why.
+
+    Raises:
+        ValueError: for a number that no notebook has.
+    """
+    lessons = [_lesson(number) for number in only] or COURSE
+    here = [lesson for lesson in lessons if (TIMES.parent / lesson.file).exists()]
+    parallel = joblib.Parallel(n_jobs=workers, return_as="generator")
+    options = {"solutions": solutions, "measure": measure}
+    failures = {}
+    for number, failure, seconds in parallel(joblib.delayed(_attempt)(x, mode, into, **options) for x in here):
+        print(f"{into / _lesson(number).file}: {failure or 'executed'}, {seconds:.0f} s", flush=True)
+        if failure:
+            failures[number] = failure
+    return failures
+
+
+def _attempt(lesson: Lesson, mode: Mode, into: Path, *, solutions: bool, measure: bool) -> tuple[str, str, float]:
+    started, failure = time.perf_counter(), ""
+    try:
+        execute(lesson, mode, into, solutions=solutions, measure=measure)
+    except Exception as error:  # a dead kernel, a time-out and a failing cell are all the notebook's failure
+        failure = f"{getattr(error, 'ename', type(error).__name__)}: {getattr(error, 'evalue', error)}"
+    return lesson.number, failure, time.perf_counter() - started
+
+
+def insert_solutions(notebook: "NotebookNode") -> int:
+    """Puts the code of each folded solution (markdown, tagged `solution`) into the stub (tagged `exercise`) above it.
 
     Returns:
         How many there were.
@@ -259,14 +213,28 @@ def insert_solutions(notebook: NotebookNode) -> int:
     return inserted
 
 
-def _remember_time(lesson: Lesson, mode: Mode, minutes: float) -> None:
-    times = json.loads(TIMES.read_text()) if TIMES.exists() else {}
-    times.setdefault(lesson.number, {})[mode] = round(minutes, 1)
-    TIMES.write_text(json.dumps(times, indent=1, sort_keys=True) + "\n")
+def _forget_what_differs(notebook: "NotebookNode") -> None:
+    """Leaves out what would be another one at the next run: Python's version, and widgets, dead without a kernel."""
+    notebook.metadata.pop("widgets", None)
+    notebook.metadata.get("language_info", {}).pop("version", None)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {})]
+
+
+def _remember_time(lesson: Lesson, mode: Mode, minutes: float, *, replace: bool) -> None:
+    with FileLock(TIMES.with_name(".times.lock")):
+        times = json.loads(TIMES.read_text()) if TIMES.exists() else {}
+        if replace or mode not in times.get(lesson.number, {}):
+            times.setdefault(lesson.number, {})[mode] = max(0.1, round(minutes, 1))
+            TIMES.write_text(json.dumps(times, indent=1, sort_keys=True) + "\n")
 
 
 def _lesson(number: str) -> Lesson:
-    return next(lesson for lesson in COURSE if lesson.number == number)
+    for lesson in COURSE:
+        if lesson.number == number:
+            return lesson
+    raise ValueError(f"there is no notebook {number!r}: they are {', '.join(lesson.number for lesson in COURSE)}")
 
 
 def _link(lesson: Lesson) -> str:

@@ -1,4 +1,4 @@
-"""The experiment: grids of settings, and the sweep that runs what is missing from the records.
+"""Runs settings and writes their records; a sweep runs what is missing from them.
 
 Source: Motohashi and Yamauchi, section 4; the protocol stands in data/results/README.md.
 """
@@ -6,11 +6,11 @@ Source: Motohashi and Yamauchi, section 4; the protocol stands in data/results/R
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import cpuinfo
 import joblib
@@ -22,25 +22,6 @@ from flgc_lib.cost import count
 from flgc_lib.data import load
 from flgc_lib.records import code_version, read_runs, settings_of, write_record
 from flgc_lib.training import Device, Settings, fit, learned_layers
-
-Grid = Literal["quick", "first"]
-
-
-def _quick(data: str | None = None) -> list[Settings]:
-    """A minute or two on the embedded data: the shape of the experiment, not its answer."""
-    base = Settings(data=data or "synthetic", depths=(1, 1, 1), width=0.25, stem="cifar", epochs=4, batch=64)
-    runs = [replace(base, method="dense")]
-    return runs + [replace(base, method=m, groups=g) for g in (2, 4, 8) for m in ("grouped", "flgc", "flgc-dup")]
-
-
-def _first(data: str | None = None) -> list[Settings]:
-    """ResNet-50 at G = 8, one seed, four epochs."""
-    base = Settings(data=data or "cifar10", epochs=4)
-    return [replace(base, method=m) for m in ("dense", "grouped", "random", "flgc", "flgc-dup")]
-
-
-GRIDS: dict[Grid, Callable[[str | None], list[Settings]]] = {"quick": _quick, "first": _first}
-"""Settings of each experiment, on its own dataset or on another one by name."""
 
 
 def run(
@@ -114,7 +95,7 @@ def sweep(
     records. A run that fails does not stop the others.
 
     Args:
-        settings: for example `GRIDS["quick"]()`.
+        settings: for example `grids.small()`.
         results: folder of the records.
         root: folder of datasets and checkpoints.
         device: where to train.

@@ -3,6 +3,7 @@
 Beside each SVG lies a CSV with the numbers that were plotted; `check` computes them again and compares.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from flgc_lib.experiments import GRIDS, Grid
+from flgc_lib.grids import Grid, grid
 from flgc_lib.records import read_runs
 
 # Colour, line and marker of each method: told apart in grey and by the colour-blind, the same in every figure.
@@ -63,20 +64,24 @@ def interval(values: np.ndarray, draws: int = 10_000) -> tuple[float, float]:
 def accuracy_by_groups(runs: pd.DataFrame) -> pd.DataFrame:
     """Mean test accuracy in % with its interval, over the seeds of each method and number of groups."""
     rows = []
-    for (method, groups), cell in runs.sort_values("seed").groupby(["method", "groups"]):
-        accuracy = 100 * cell["test_accuracy"].to_numpy(dtype=float)
-        low, high = interval(accuracy)
-        rows.append(
-            {
-                "method": method,
-                "groups": groups,
-                "accuracy": accuracy.mean(),
-                "low": low,
-                "high": high,
-                "seeds": len(cell),
-                "mega_macs": cell["macs"].mean() / 1e6,
-            }
-        )
+    for method in STYLES:
+        for groups, cell in runs[runs["method"] == method].sort_values("seed").groupby("groups"):
+            accuracy = 100 * cell["test_accuracy"].to_numpy(dtype=float)
+            low, high = interval(accuracy)
+            rows.append(
+                {
+                    "method": method,
+                    "groups": groups,
+                    "accuracy": accuracy.mean(),
+                    "low": low,
+                    "high": high,
+                    "seeds": len(cell),
+                    "mega_macs": cell["macs"].mean() / 1e6,
+                    "mega_parameters": cell["parameters"].mean() / 1e6,
+                    "copies": cell["copies"].mean(),
+                    "channels_moved": 100 * cell["channels_moved"].mean(),
+                }
+            )
     return pd.DataFrame(rows)
 
 
@@ -123,7 +128,7 @@ def rows_of(figure: Figure, results: Path) -> pd.DataFrame:
         ValueError: if there are rows of several datasets, which must not be mixed in one figure.
     """
     runs = read_runs(results)
-    names = {s.id for data in runs["data"].unique() for s in GRIDS[figure.grid](data)}
+    names = {s.id for data in runs["data"].unique() for s in grid(figure.grid, data)}
     rows = runs[runs["run"].isin(names)]
     if rows["fingerprint"].nunique() > 1:
         raise ValueError(f"{results / 'runs.csv'} has runs of {figure.grid} on several datasets; keep one a folder")
@@ -160,6 +165,21 @@ def regenerate(results: Path, folder: Path) -> list[Path]:
     return written
 
 
+def write_tables(document: Path, results: Path) -> str:
+    """The text of a document with its tables computed anew from the records.
+
+    A table stands between the lines `<!-- table: GRID -->` and `<!-- /table -->`; one without records stays as it is.
+    """
+
+    def table(match: re.Match[str]) -> str:
+        figure = next(f for f in MANIFEST if f.grid == match["grid"])
+        rows = rows_of(figure, results)
+        return match[0] if rows.empty else f"{match['open']}\n{_markdown(accuracy_by_groups(rows))}\n{match['close']}"
+
+    pattern = r"(?P<open><!-- table: (?P<grid>\w+) -->)\n.*?(?P<close><!-- /table -->)"
+    return re.sub(pattern, table, document.read_text(), flags=re.DOTALL)
+
+
 def check(results: Path, folder: Path) -> list[str]:
     """Compares the stored numbers of every figure with those computed from the records now.
 
@@ -180,3 +200,18 @@ def check(results: Path, folder: Path) -> list[str]:
             reason = str(error).splitlines()[0]
             problems.append(f"{stored} is not what the records say ({reason}): type `flgc figures`")
     return problems
+
+
+def _markdown(numbers: pd.DataFrame) -> str:
+    lines = [
+        "| method | G | test accuracy (%) | seeds | MACs (M) | parameters (M) | copies | channels moved (%) |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in numbers.to_dict("records"):
+        spread = f" [{row['low']:.2f}, {row['high']:.2f}]" if row["seeds"] > 1 else ""
+        lines.append(
+            f"| {row['method']} | {row['groups']} | {row['accuracy']:.2f}{spread} | {row['seeds']} "
+            f"| {row['mega_macs']:.2f} | {row['mega_parameters']:.2f} | {row['copies']:.0f} "
+            f"| {row['channels_moved']:.1f} |"
+        )
+    return "\n".join(lines)

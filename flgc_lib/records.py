@@ -39,8 +39,6 @@ RUN_COLUMNS = (
     "channels_moved",
     "filters_moved",
 )
-TEXT = ("run", "fingerprint", "code", "torch", "processor")
-COUNTS = ("epoch", "threads", "parameters", "macs_dense", "macs_grouped", "macs", "copies", "empty_groups")
 EPOCH_COLUMNS = (
     "run",
     "epoch",
@@ -55,6 +53,12 @@ EPOCH_COLUMNS = (
     "largest_logit",
     "seconds",
 )
+KINDS: dict[str, type] = {  # all other columns are float
+    **{f.name: type(f.default) for f in fields(Settings)},
+    **dict.fromkeys(("run", "fingerprint", "code", "torch", "processor"), str),
+    **dict.fromkeys(("epoch", "threads", "parameters", "macs_dense", "macs_grouped", "macs", "copies"), int),
+    "empty_groups": int,
+}
 
 
 def read_runs(results: Path) -> pd.DataFrame:
@@ -159,7 +163,8 @@ def _read(path: Path, columns: tuple[str, ...], key: list[str]) -> pd.DataFrame:
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
     except (ValueError, pd.errors.ParserError) as error:
-        raise ValueError(f"{path} is not a readable table ({error}): restore it, for example with git") from error
+        reason = str(error).strip()
+        raise ValueError(f"{path} is not a readable table ({reason}): restore it, for example with git") from error
     if tuple(table.columns) != columns:
         difference = set(columns).symmetric_difference(table.columns)
         raise ValueError(
@@ -177,8 +182,7 @@ def _read(path: Path, columns: tuple[str, ...], key: list[str]) -> pd.DataFrame:
 
 def _value(path: Path, position: int, column: str, text: str) -> Any:  # noqa: ANN401 - of the column's kind
     """The cell as it was before it was written, to the last digit; pandas alone would guess the kind of a column."""
-    defaults = {f.name: f.default for f in fields(Settings)} | dict.fromkeys(TEXT, "") | dict.fromkeys(COUNTS, 0)
-    kind = type(defaults.get(column, 0.0))
+    kind = KINDS.get(column, float)
     try:
         if kind is bool:
             return {"True": True, "False": False}[text]

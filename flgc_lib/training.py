@@ -267,7 +267,7 @@ class Classifier(lightning.LightningModule):
             "seconds": time.perf_counter() - self._started,
         }
         self.history.append(row)
-        self.log_dict({k: float(v) for k, v in row.items()}, rank_zero_only=True)
+        self.log_dict({k: float(v) for k, v in row.items()}, sync_dist=True)
         self.print(
             f"{self.settings.id}: epoch {epoch}/{self.settings.epochs}, train loss {row['train_loss']:.3f}, "
             f"accuracy {row['test_accuracy']:.2%}, {row['seconds']:.0f} s"
