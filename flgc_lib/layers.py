@@ -190,7 +190,7 @@ class RandomCopiesConv2d(FLGConv2d):
     def reset_parameters(self) -> None:
         """As FLGC, and draws the priorities without advancing the generator that the next layer draws from."""
         super().reset_parameters()
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         self.register_buffer("priority", torch.rand(self.input_logits.shape, generator=generator))
 
@@ -205,7 +205,7 @@ class RingConv2d(FLGConv2d):
     """Control for learning: fixed contiguous groups that overlap their neighbour.
 
     Group g also takes the first channels after its own, as many as the rule would copy into it at FLGC's random
-    start: a static overlap at the same cost.
+    start, as far as there are so many: a static overlap at the same cost.
 
     Attributes:
         overlap: BoolTensor (C, G), the copies.
@@ -218,7 +218,9 @@ class RingConv2d(FLGConv2d):
         super().reset_parameters()
         C, N, G = self.in_channels, self.out_channels, self.groups
         with torch.no_grad():
-            wanted = super()._copies(membership(self.input_logits), self.duplicate_top_k or 3).sum(dim=0)  # (G,)
+            wanted = torch.zeros(G)
+            if self.duplicate_top_k is not None:
+                wanted = super()._copies(membership(self.input_logits), self.duplicate_top_k).sum(dim=0)  # (G,)
             for logits, rows in ((self.input_logits, C), (self.filter_logits, N)):
                 logits.copy_(F.one_hot(torch.arange(rows) * G // rows, G))
                 logits.requires_grad_(False)
