@@ -58,6 +58,7 @@ def run(
         done = read_runs(results)
         if settings.id in set(done["run"]):
             return done[done["run"] == settings.id].iloc[0].to_dict()
+        code = code_version()  # of what is being run, whatever is committed meanwhile
         dataset = load(settings.data, root)
         module = fit(settings, dataset, folder, device=device, devices=devices, progress=progress)
         last = module.history[-1]
@@ -66,7 +67,7 @@ def run(
             **asdict(settings),
             "depths": "-".join(map(str, settings.depths)),
             "fingerprint": dataset.fingerprint,
-            "code": code_version(),
+            "code": code,
             "torch": torch.__version__,
             "processor": _processor(module.trainer.strategy.root_device),
             "threads": torch.get_num_threads(),
