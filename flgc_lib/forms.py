@@ -9,13 +9,14 @@ zeros. What it computes is fixed; how is a choice, because the fastest form depe
 | `equal` | groups padded to the same size, one grouped convolution |
 | `matmul` | the same padding, one batched matrix product (1×1 only) |
 | `dense` | the mask burnt into an ordinary convolution: multiplies zeros, but never loses against dense |
+| `indirect` | the kernel of `indirect.py`: reads its channels through the index, computes no zeros (needs Numba) |
 
-Source: Wang et al. 2019, section 3.4 (re-ordering after training).
+Source: Wang et al. 2019, section 3.4 (re-ordering after training); Dukhan 2019, arXiv 1907.02129 (indirection).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,12 @@ from torch.nn import functional as F
 
 from flgc_lib.grouping import check_choice
 
-Form = Literal["loop", "equal", "matmul", "dense"]
+try:
+    from flgc_lib.indirect import IndirectConvolution, Taps
+except ImportError:  # no Numba: everything else works without it
+    IndirectConvolution = None  # type: ignore[assignment, misc]
+
+Form = Literal["loop", "equal", "matmul", "dense", "indirect"]
 
 MANY_GROUPS = 64
 """Above this a loop over groups, or a dense weight for what is nearly depthwise, is no serious candidate."""
@@ -98,7 +104,8 @@ class FrozenConv2d(nn.Module):
         check_choice("form", form, Form)
         if form not in self.available_forms():
             raise ValueError(
-                f"form={form!r} cannot compute this layer here; it has {', '.join(self.available_forms())}"
+                f"form={form!r} cannot compute this layer here; it has {', '.join(self.available_forms())}. "
+                "'indirect' needs float32 on a CPU, and Numba: pip install 'flgc-lib[fast]'"
             )
         self.plan = replace(self.plan, form=form)
         self._prepared.clear()
@@ -110,7 +117,10 @@ class FrozenConv2d(nn.Module):
         few = len(plan.group_filters) <= MANY_GROUPS
         pointwise = plan.kernel_size == (1, 1) and plan.padding == (0, 0)
         offered = {"loop": few, "equal": True, "matmul": few and pointwise, "dense": few}
-        order: tuple[Form, ...] = ("equal", "loop", "matmul", "dense")
+        offered["indirect"] = (
+            IndirectConvolution is not None and self.weight.dtype == torch.float32 and self.weight.device.type == "cpu"
+        )
+        order: tuple[Form, ...] = ("indirect", "equal", "loop", "matmul", "dense")
         return [form for form in order if offered[form]]
 
     def group_weights(self) -> list[Tensor]:
@@ -128,7 +138,13 @@ class FrozenConv2d(nn.Module):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """relu(conv(x) + bias + residual), each of the last two if there is one."""
-        out = _RUNNERS[self.plan.form](self, x)
+        form = self.plan.form
+        if form == "indirect":
+            plain = not (torch.compiler.is_compiling() or x.requires_grad or x.dtype != torch.float32)
+            if plain and (residual is None or residual.shape == (len(x), self.plan.out_channels, *self.output_size(*x.shape[2:]))):
+                return _indirect(self)(x, residual, self.plan.relu)
+            form = "equal"  # the same function of x, in operations that PyTorch can trace, differentiate and broadcast
+        out = _RUNNERS[form](self, x)
         if residual is not None:
             out = out + residual
         return F.relu(out) if self.plan.relu else out
@@ -205,6 +221,21 @@ def _dense(layer: FrozenConv2d, x: Tensor) -> Tensor:
 
 
 _RUNNERS = {"loop": _loop, "equal": _equal, "matmul": _matmul, "dense": _dense}
+
+
+def _indirect(layer: FrozenConv2d) -> IndirectConvolution:
+    prepared = layer._prepared.get("indirect")
+    if prepared is None:
+        plan = layer.plan
+        prepared = layer._prepared["indirect"] = IndirectConvolution(
+            Taps(plan.kernel_size, plan.stride, plan.padding, plan.dilation),
+            layer.group_weights(),
+            list(layer.inputs.split(plan.group_inputs)),
+            layer.outputs,
+            layer.bias,
+            plan.in_channels,
+        )
+    return prepared  # type: ignore[return-value]
 
 
 def _padded(layer: FrozenConv2d) -> tuple[Tensor | None, Tensor, Tensor, Tensor | None]:
