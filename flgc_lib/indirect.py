@@ -23,7 +23,7 @@ import torch
 from numba import njit, prange
 from torch import Tensor
 
-from flgc_lib.microkernel import LANES, MOST_FILTERS, TILES, tile
+from flgc_lib.microkernel import LANES, MOST_FILTERS, TILES, peek, poke, tile
 
 CACHE_FLOATS = 65536
 """Inputs that a block of filters walks over before the next block does: they should stay in the level-2 cache."""
@@ -110,29 +110,38 @@ def geometry(taps: Taps, height: int, width: int, readers: float) -> Geometry:
 
 
 def _tiles(rows: list[tuple[int, int]], length: int) -> np.ndarray:
-    """Cuts rows, which begin at (pixel in the input, pixel in the output), into tiles."""
-    numbers = {shape: i for i, shape in enumerate(TILES)}
-    result = []
-    for top in range(0, len(rows), 2):
-        pair = rows[top : top + 2]
-        start = length - length % (2 * LANES)
-        for x, out in pair:
-            result += [(numbers[2, LANES], x + i, LANES, out + i, LANES) for i in range(0, start, 2 * LANES)]
-        if len(pair) == 2 and length - start >= LANES:  # one vector of each row makes a tile of two
-            (x, out), (next_x, next_out) = pair
-            result.append((numbers[2, LANES], x + start, next_x - x, out + start, next_out - out))
-            start += LANES
-        for x, out in pair:
-            i = start
-            for vectors, lanes in TILES:
-                while vectors == 1 and length - i >= lanes:
-                    result.append((numbers[1, lanes], x + i, 0, out + i, 0))
-                    i += lanes
+    """Cuts equally spaced rows, which begin at (pixel in the input, pixel in the output), into tiles."""
+    result: list[tuple[int, int, int, int, int]] = []
+
+    def along(row: tuple[int, int], start: int, stop: int) -> None:
+        for number, shape in enumerate(TILES):
+            width = shape.vectors * shape.lanes
+            while shape.rows == 1 and stop - start >= width:
+                result.append((number, row[0] + start, shape.lanes, row[1] + start, shape.lanes))
+                start += width
+
+    start = length - length % (2 * LANES)
+    for row in rows:
+        along(row, 0, start)
+    for number, shape in enumerate(TILES):  # the ends of several rows make one full tile
+        width, height = shape.lanes // shape.rows, shape.vectors * shape.rows
+        while height > 1 and length - start >= width:
+            for i in range(0, len(rows), height):
+                group = rows[i : i + height]
+                if len(group) == height:
+                    (x, out), (next_x, next_out) = group[:2]
+                    result.append((number, x + start, next_x - x, out + start, next_out - out))
+                else:
+                    for row in group:
+                        along(row, start, start + width)
+            start += width
+    for row in rows:
+        along(row, start, length)
     return np.array(result, np.int64).reshape(-1, 5)
 
 
 def _vectors(tiles: np.ndarray) -> int:
-    return sum(TILES[number][0] for number in tiles[:, 0])
+    return sum(TILES[number].vectors for number in tiles[:, 0])
 
 
 class IndirectConvolution:
@@ -201,7 +210,7 @@ class IndirectConvolution:
         if residual is not None:
             residual = residual.contiguous()
         arguments = (
-            x.numpy().ravel(), batch, self.in_channels, height, width,
+            x.data_ptr(), batch, self.in_channels, height, width,
             out.data_ptr(), len(self.outputs) * shape.out_size[0] * shape.out_size[1],
             0 if residual is None else residual.data_ptr(),
             self.weight, self.bias, self.blocks, offsets, out_offsets,
@@ -218,32 +227,33 @@ class IndirectConvolution:
 
 
 @njit(nogil=True, cache=True)
-def _pack(x, first, last, height, width, views, packing, scratch):  # noqa: ANN001, ANN202
+def _pack(x, scratch, first, last, height, width, views, packing):  # noqa: ANN001, ANN202
     """Copies channels first … last - 1 into planes, zeros where a view looks beyond the map."""
     rows, pitch, down, right = packing
+    zero = np.float32(0)
     for channel in range(first, last):
-        source = channel * height * width
+        source = x + 4 * channel * height * width
         for v in range(len(views)):
             top, left = views[v]
             begin = max(0, -(left // right))  # first column that lies in the map
             end = max(begin, min(pitch, (width - 1 - left) // right + 1))
-            target = (channel * len(views) + v) * rows * pitch
+            target = scratch + 4 * (channel * len(views) + v) * rows * pitch
             for i in range(rows):
                 y = i * down + top
                 inside = 0 <= y < height
                 stop = end if inside else begin
                 for j in range(begin):
-                    scratch[target + j] = 0
-                row = source + y * width + left
+                    poke(target + 4 * j, zero)
+                row = source + 4 * (y * width + left)
                 if right == 1:
                     for j in range(begin, stop):
-                        scratch[target + j] = x[row + j]
+                        poke(target + 4 * j, peek(row + 4 * j))
                 else:
                     for j in range(begin, stop):
-                        scratch[target + j] = x[row + j * right]
+                        poke(target + 4 * j, peek(row + 4 * j * right))
                 for j in range(stop, pitch):
-                    scratch[target + j] = 0
-                target += pitch
+                    poke(target + 4 * j, zero)
+                target += 4 * pitch
 
 
 @njit(nogil=True, cache=True)
@@ -269,11 +279,11 @@ def _run_serial(
 ):  # noqa: ANN001, ANN202
     scratch = np.empty(channels * plane if packed else 0, np.float32)
     for image in range(batch):
-        image_x = x[image * channels * height * width :]
+        image_x = x + 4 * image * channels * height * width
         if packed:
-            _pack(image_x, 0, channels, height, width, views, packing, scratch)
+            _pack(image_x, scratch.ctypes.data, 0, channels, height, width, views, packing)
         _multiply(
-            scratch.ctypes.data if packed else image_x.ctypes.data, out + 4 * image * out_size,
+            scratch.ctypes.data if packed else image_x, out + 4 * image * out_size,
             residual + 4 * image * out_size if residual else 0, weight, bias, blocks, offsets, out_offsets,
             tiles, chunk, 0, bounds[-1], low,
         )
@@ -289,21 +299,21 @@ def _run_parallel(
         for t in prange(threads):
             first, last = batch * t // threads, batch * (t + 1) // threads
             _run_serial(
-                x[first * channels * height * width :], last - first, channels, height, width,
+                x + 4 * first * channels * height * width, last - first, channels, height, width,
                 out + 4 * first * out_size, out_size, residual + 4 * first * out_size if residual else 0,
                 weight, bias, blocks, offsets, out_offsets, tiles, views, packing, packed, plane, chunk, bounds, low,
             )
         return
     scratch = np.empty(channels * plane if packed else 0, np.float32)
     for image in range(batch):
-        image_x = x[image * channels * height * width :]
+        image_x = x + 4 * image * channels * height * width
         if packed:
             for t in prange(threads):
                 _pack(
-                    image_x, channels * t // threads, channels * (t + 1) // threads, height, width, views, packing,
-                    scratch,
+                    image_x, scratch.ctypes.data, channels * t // threads, channels * (t + 1) // threads, height, width,
+                    views, packing,
                 )
-        source = scratch.ctypes.data if packed else image_x.ctypes.data
+        source = scratch.ctypes.data if packed else image_x
         for t in prange(threads):
             _multiply(
                 source, out + 4 * image * out_size, residual + 4 * image * out_size if residual else 0,
