@@ -142,7 +142,7 @@ class FrozenConv2d(nn.Module):
         if form == "indirect":
             plain = not (torch.compiler.is_compiling() or x.requires_grad or x.dtype != torch.float32)
             if plain and (residual is None or residual.shape == (len(x), self.plan.out_channels, *self.output_size(*x.shape[2:]))):
-                return _indirect(self)(x, residual, self.plan.relu)
+                return _indirect(self)(x, residual)
             form = "equal"  # the same function of x, in operations that PyTorch can trace, differentiate and broadcast
         out = _RUNNERS[form](self, x)
         if residual is not None:
@@ -234,6 +234,7 @@ def _indirect(layer: FrozenConv2d) -> IndirectConvolution:
             layer.outputs,
             layer.bias,
             plan.in_channels,
+            relu=plan.relu,
         )
     return prepared  # type: ignore[return-value]
 

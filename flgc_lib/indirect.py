@@ -20,10 +20,10 @@ from typing import NamedTuple
 import numba
 import numpy as np
 import torch
-from numba import njit, prange
 from torch import Tensor
 
-from flgc_lib.microkernel import LANES, MOST_FILTERS, TILES, peek, poke, tile
+from flgc_lib.kernel import FIELDS, Field, alone, together
+from flgc_lib.microkernel import LANES, MOST_FILTERS, TILES
 
 CACHE_FLOATS = 65536
 """Inputs that a block of filters walks over before the next block does: they should stay in the level-2 cache."""
@@ -145,7 +145,7 @@ def _vectors(tiles: np.ndarray) -> int:
 
 
 class IndirectConvolution:
-    """A frozen layer's weights in the kernel's order, and the tables of the input sizes that it has met.
+    """A frozen layer's weights in the kernel's order, and the records of the input sizes that it has met.
 
     Args:
         taps: the sliding window.
@@ -154,17 +154,27 @@ class IndirectConvolution:
         outputs: (N,), where the groups' filters are written.
         bias: (N,).
         in_channels: C.
+        relu: whether negative results become 0.
     """
 
     def __init__(
-        self, taps: Taps, weights: list[Tensor], inputs: list[Tensor], outputs: Tensor, bias: Tensor, in_channels: int
+        self,
+        taps: Taps,
+        weights: list[Tensor],
+        inputs: list[Tensor],
+        outputs: Tensor,
+        bias: Tensor,
+        in_channels: int,
+        *,
+        relu: bool,
     ) -> None:
         self.taps = taps
         self.in_channels = in_channels
+        self.relu = relu
         self.inputs = torch.cat(inputs).numpy().astype(np.int64)
         self.outputs = outputs.numpy().astype(np.int64)
         self.bias = bias.numpy()
-        blocks, parts = [], []
+        blocks, parts, channels_of_block = [], [], []
         area = math.prod(taps.kernel)
         first_filter = first_input = first_weight = 0
         for weight, channels in zip(weights, inputs, strict=True):
@@ -172,150 +182,106 @@ class IndirectConvolution:
             for rows in flat.chunk(-(-len(flat) // MOST_FILTERS)):
                 blocks.append((first_filter, len(rows), rows.shape[1], first_input * area, first_weight))
                 parts.append(rows.T.flatten())  # (depth, filters)
+                channels_of_block.append((first_input, first_input + len(channels)))
                 first_filter += len(rows)
                 first_weight += rows.numel()
             first_input += len(channels)
         self.blocks = np.array(blocks, np.int64)
+        self.channels_of_block = channels_of_block
         self.weight = torch.cat(parts).numpy()
         self.readers = float((self.blocks[:, 1] * self.blocks[:, 2]).sum()) / area / in_channels
-        self._tables: dict[tuple[int, int, int], tuple] = {}
+        self._records: dict[tuple[int, int, int], Records] = {}
 
-    def tables(self, height: int, width: int, threads: int) -> tuple:
-        """What the kernel needs besides the layer for one input size and number of threads."""
-        key = (height, width, threads)
-        if key not in self._tables:
-            shape = geometry(self.taps, height, width, self.readers)
-            offsets = (self.inputs[:, None] * shape.plane + shape.tap_offsets).astype(np.int32).ravel()
-            out_offsets = (self.outputs * math.prod(shape.out_size)).astype(np.int32)
-            deepest = max(1, int(self.blocks[:, 2].max()))
-            tiles = len(shape.tiles)
-            chunk = max(1, min(tiles, CACHE_FLOATS // (deepest * 2 * LANES)))
-            if threads > 1:
-                chunk = max(1, min(chunk, tiles * len(self.blocks) // (4 * threads)))
-            units = -(-tiles // chunk) * len(self.blocks)
-            work = np.tile(self.blocks[:, 1] * (self.blocks[:, 2] + 4), -(-tiles // chunk)).cumsum()
-            bounds = np.searchsorted(work, np.linspace(0, work[-1], threads + 1)[1:-1])
-            self._tables[key] = (
-                shape, offsets, out_offsets, chunk, np.concatenate([[0], bounds, [units]]).astype(np.int64)
-            )
-        return self._tables[key]
+    def __call__(self, x: Tensor, residual: Tensor | None = None, *, overwrite: bool = False) -> Tensor:
+        """relu(conv(x) + bias + residual); float32 tensors on the CPU, (B, C, H, W).
 
-    def __call__(self, x: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
-        """relu(conv(x) + bias + residual); float32 tensors on the CPU, (B, C, H, W)."""
+        Args:
+            x: the input.
+            residual: what is added to the result, of its shape.
+            overwrite: whether the residual's memory may become the result's.
+        """
         x = x.contiguous()
         batch, _, height, width = x.shape
         threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
-        shape, offsets, out_offsets, chunk, bounds = self.tables(height, width, threads)
-        out = x.new_empty(batch, len(self.outputs), *shape.out_size)
+        split = threads if batch < threads else 1  # of one image; a large batch is split by image
+        records = self._records.get((height, width, split))
+        if records is None:
+            records = self._records[height, width, split] = self._tabulate(height, width, split)
         if residual is not None:
             residual = residual.contiguous()
-        arguments = (
-            x.data_ptr(), batch, self.in_channels, height, width,
-            out.data_ptr(), len(self.outputs) * shape.out_size[0] * shape.out_size[1],
-            0 if residual is None else residual.data_ptr(),
-            self.weight, self.bias, self.blocks, offsets, out_offsets,
-            shape.tiles, shape.views, shape.packing, shape.packed, shape.plane, chunk, bounds,
-            np.float32(0 if relu else -np.inf),
-        )
+        out = residual if residual is not None and overwrite else x.new_empty(batch, len(self.outputs), *records.out_size)
+        scratch = x.new_empty(threads * records.scratch_size) if records.scratch_size else None
+        addresses = [0 if t is None else t.data_ptr() for t in (x, out, residual, scratch)]
+        source, target, added, room = addresses
         if threads == 1:
-            _run_serial(*arguments)
+            alone()(records.address, source, target, added, batch, room)
         else:
             with _one_at_a_time:
                 numba.set_num_threads(threads)
-                _run_parallel(*arguments)
+                together(records.address, source, target, added, batch, room, split, threads)
         return out
 
-
-@njit(nogil=True, cache=True)
-def _pack(x, scratch, first, last, height, width, views, packing):  # noqa: ANN001, ANN202
-    """Copies channels first … last - 1 into planes, zeros where a view looks beyond the map."""
-    rows, pitch, down, right = packing
-    zero = np.float32(0)
-    for channel in range(first, last):
-        source = x + 4 * channel * height * width
-        for v in range(len(views)):
-            top, left = views[v]
-            begin = max(0, -(left // right))  # first column that lies in the map
-            end = max(begin, min(pitch, (width - 1 - left) // right + 1))
-            target = scratch + 4 * (channel * len(views) + v) * rows * pitch
-            for i in range(rows):
-                y = i * down + top
-                inside = 0 <= y < height
-                stop = end if inside else begin
-                for j in range(begin):
-                    poke(target + 4 * j, zero)
-                row = source + 4 * (y * width + left)
-                if right == 1:
-                    for j in range(begin, stop):
-                        poke(target + 4 * j, peek(row + 4 * j))
-                else:
-                    for j in range(begin, stop):
-                        poke(target + 4 * j, peek(row + 4 * j * right))
-                for j in range(stop, pitch):
-                    poke(target + 4 * j, zero)
-                target += 4 * pitch
-
-
-@njit(nogil=True, cache=True)
-def _multiply(source, out, residual, weight, bias, blocks, offsets, out_offsets, tiles, chunk, first, last, low):  # noqa: ANN001, ANN202
-    """Computes units first … last - 1: a unit is one block of filters on one chunk of tiles."""
-    for unit in range(first, last):
-        start = unit // len(blocks) * chunk
-        filters_from, filters, depth, offsets_from, weight_from = blocks[unit % len(blocks)]
-        for t in range(start, min(start + chunk, len(tiles))):
-            number, pixel, step, out_pixel, out_step = tiles[t]
-            tile(
-                filters, number, depth, source + 4 * pixel, step,
-                offsets.ctypes.data + 4 * offsets_from, weight.ctypes.data + 4 * weight_from,
-                bias.ctypes.data + 4 * filters_from, out + 4 * out_pixel, out_step,
-                out_offsets.ctypes.data + 4 * filters_from, residual + 4 * out_pixel if residual else 0, low,
-            )
-
-
-@njit(nogil=True, cache=True)
-def _run_serial(
-    x, batch, channels, height, width, out, out_size, residual, weight, bias, blocks, offsets, out_offsets,
-    tiles, views, packing, packed, plane, chunk, bounds, low,
-):  # noqa: ANN001, ANN202
-    scratch = np.empty(channels * plane if packed else 0, np.float32)
-    for image in range(batch):
-        image_x = x + 4 * image * channels * height * width
-        if packed:
-            _pack(image_x, scratch.ctypes.data, 0, channels, height, width, views, packing)
-        _multiply(
-            scratch.ctypes.data if packed else image_x, out + 4 * image * out_size,
-            residual + 4 * image * out_size if residual else 0, weight, bias, blocks, offsets, out_offsets,
-            tiles, chunk, 0, bounds[-1], low,
-        )
+    def _tabulate(self, height: int, width: int, split: int) -> "Records":
+        """The records of an input size, for an image shared out to `split` threads."""
+        shape = geometry(self.taps, height, width, self.readers)
+        offsets = (self.inputs[:, None] * shape.plane + shape.tap_offsets).astype(np.int32).ravel()
+        out_offsets = (self.outputs * math.prod(shape.out_size)).astype(np.int32)
+        deepest = max(1, int(self.blocks[:, 2].max()))
+        n_tiles, n_blocks = len(shape.tiles), len(self.blocks)
+        chunks = -(-n_tiles // max(1, CACHE_FLOATS // (deepest * 2 * LANES)))
+        chunk = -(-n_tiles // chunks)
+        work = np.concatenate([[0], np.tile(self.blocks[:, 1] * (self.blocks[:, 2] + 4), chunks).cumsum()])
+        bounds = np.searchsorted(work, np.linspace(0, work[-1], split + 1) - 0.5)
+        scratch_size = self.in_channels * shape.plane if shape.packed else 0
+        table = np.zeros((split, FIELDS), np.int64)
+        kept: list[object] = [offsets, out_offsets, shape]
+        for i, task in enumerate(table):
+            first, last = bounds[i], bounds[i + 1]
+            mine = sorted({unit % n_blocks for unit in range(first, min(last, first + n_blocks))})
+            used = [self.inputs[slice(*self.channels_of_block[block])] for block in mine]
+            channels = np.unique(np.concatenate([*used, np.zeros(0, np.int64)]))
+            kept.append(channels)
+            rows, pitch, down, right = shape.packing
+            values = {
+                Field.X_SIZE: self.in_channels * height * width,
+                Field.OUT_SIZE: len(self.outputs) * math.prod(shape.out_size),
+                Field.SCRATCH_SIZE: scratch_size,
+                Field.HEIGHT: height,
+                Field.WIDTH: width,
+                Field.WEIGHT: self.weight.ctypes.data,
+                Field.BIAS: self.bias.ctypes.data,
+                Field.OFFSETS: offsets.ctypes.data,
+                Field.OUT_OFFSETS: out_offsets.ctypes.data,
+                Field.BLOCKS: self.blocks.ctypes.data,
+                Field.N_BLOCKS: n_blocks,
+                Field.TILES: shape.tiles.ctypes.data,
+                Field.N_TILES: n_tiles,
+                Field.CHUNK: chunk,
+                Field.FIRST: first,
+                Field.LAST: last,
+                Field.RELU: self.relu,
+                Field.CHANNELS: channels.ctypes.data,
+                Field.N_CHANNELS: len(channels),
+                Field.VIEWS: shape.views.ctypes.data,
+                Field.N_VIEWS: len(shape.views),
+                Field.ROWS: rows,
+                Field.PITCH: pitch,
+                Field.DOWN: down,
+                Field.RIGHT: right,
+            }
+            for field, value in values.items():
+                task[field] = value
+        return Records(table.ctypes.data, scratch_size, shape.out_size, [table, *kept])
 
 
-@njit(nogil=True, cache=True, parallel=True)
-def _run_parallel(
-    x, batch, channels, height, width, out, out_size, residual, weight, bias, blocks, offsets, out_offsets,
-    tiles, views, packing, packed, plane, chunk, bounds, low,
-):  # noqa: ANN001, ANN202
-    threads = len(bounds) - 1
-    if batch >= threads:  # whole images
-        for t in prange(threads):
-            first, last = batch * t // threads, batch * (t + 1) // threads
-            _run_serial(
-                x + 4 * first * channels * height * width, last - first, channels, height, width,
-                out + 4 * first * out_size, out_size, residual + 4 * first * out_size if residual else 0,
-                weight, bias, blocks, offsets, out_offsets, tiles, views, packing, packed, plane, chunk, bounds, low,
-            )
-        return
-    scratch = np.empty(channels * plane if packed else 0, np.float32)
-    for image in range(batch):
-        image_x = x + 4 * image * channels * height * width
-        if packed:
-            for t in prange(threads):
-                _pack(
-                    image_x, scratch.ctypes.data, channels * t // threads, channels * (t + 1) // threads, height, width,
-                    views, packing,
-                )
-        source = scratch.ctypes.data if packed else image_x
-        for t in prange(threads):
-            _multiply(
-                source, out + 4 * image * out_size, residual + 4 * image * out_size if residual else 0,
-                weight, bias, blocks, offsets, out_offsets, tiles, chunk, bounds[t], bounds[t + 1], low,
-            )
+class Records(NamedTuple):
+    """What the kernel is told about one input size."""
+
+    address: int
+    """Of int64 (split, FIELDS), one record for each thread that shares an image."""
+    scratch_size: int
+    """Floats that each thread needs for its packed input."""
+    out_size: tuple[int, int]
+    """(H', W')."""
+    kept: list[object]
+    """Owners of the memory that the records and their addresses point to."""
