@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from flgc_lib.forms import FrozenConv2d
 from flgc_lib.layers import FLGConv2d
 
 
@@ -22,6 +23,8 @@ class Cost(NamedTuple):
 
 def count(model: nn.Module, input_size: tuple[int, int, int]) -> Cost:
     """Counts what `model` costs at inference.
+
+    A frozen network is counted as the trained one that it came from, with the norms that were folded away.
 
     A convolution costs Σ_g |inputs(g)| |filters(g)| · kh · kw weights and as many MACs at every output position;
     |inputs(g)| counts a copied channel in every group that it is in.
@@ -40,7 +43,8 @@ def count(model: nn.Module, input_size: tuple[int, int, int]) -> Cost:
         for m in model.modules()
         if isinstance(m, FLGConv2d)
     )
-    parameters = sum(p.numel() for p in model.parameters()) - masked_out
+    folded = sum(m.plan.folded for m in model.modules() if isinstance(m, FrozenConv2d))
+    parameters = sum(p.numel() for p in model.parameters()) - masked_out + folded
     macs = 0
 
     def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -48,7 +52,7 @@ def count(model: nn.Module, input_size: tuple[int, int, int]) -> Cost:
         positions = output[0, ..., 0].numel() if isinstance(module, nn.Linear) else output[0, 0].numel()
         macs += connections(module) * positions
 
-    counted = nn.Conv2d | nn.Linear | FLGConv2d
+    counted = nn.Conv2d | nn.Linear | FLGConv2d | FrozenConv2d
     handles = [m.register_forward_hook(add) for m in model.modules() if isinstance(m, counted)]
     was_training = {m: m.training for m in model.modules()}
     try:

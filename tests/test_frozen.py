@@ -1,0 +1,171 @@
+"""Freezing never changes what a network computes: every form, every layer, whole nets."""
+
+import pytest
+import timm
+import torch
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from flgc_lib.convert import from_convolution
+from flgc_lib.cost import count
+from flgc_lib.forms import frozen_convolutions
+from flgc_lib.frozen import freeze
+from flgc_lib.layers import FLGConv2d
+from flgc_lib.resnet import embed, resnet
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the layers are small: two threads only wait for each other
+    yield
+    torch.set_num_threads(threads)
+
+
+def assert_same(actual, expected, tolerance=1e-4):
+    assert actual.shape == expected.shape
+    assert (actual - expected).abs().max() <= tolerance * expected.abs().max().clamp(min=1e-6)
+
+
+@torch.no_grad()
+def assert_all_forms_same(layer, x):
+    frozen = from_convolution(layer)
+    for form in frozen.available_forms():
+        assert_same(frozen.use(form)(x), layer(x))
+
+
+def used(model, size=32):
+    """A network as training leaves it: norms that have seen data, and weights that have moved."""
+    x = torch.randn(4, 3, size, size)
+    model.train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+    return model.eval()
+
+
+@pytest.mark.parametrize("groups", range(1, 34))
+def test_every_number_of_groups(groups):
+    torch.manual_seed(groups)
+    kernel = 1 if groups % 2 else 3
+    layer = FLGConv2d(33, 40, kernel, groups, padding=kernel // 2, bias=True, duplicate_top_k=3 if groups % 3 else None)
+    assert_all_forms_same(layer, torch.randn(1, 33, 9, 7))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 24),
+    st.integers(1, 40),
+    st.integers(1, 9),
+    st.sampled_from([1, 2, 3, (3, 1)]),
+    st.sampled_from([1, 2, (2, 1), 3]),
+    st.integers(0, 2),
+    st.integers(1, 2),
+    st.integers(1, 3),
+    st.integers(1, 19),
+    st.integers(1, 35),
+    st.booleans(),
+    st.booleans(),
+    st.integers(0, 2**31),
+)
+def test_any_layer(channels, filters, groups, kernel, stride, padding, dilation, batch, high, wide, copies, last, seed):
+    torch.manual_seed(seed)
+    groups = min(groups, channels, filters)
+    layer = FLGConv2d(
+        channels,
+        filters,
+        kernel,
+        groups,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        bias=True,
+        duplicate_top_k=1 if copies else None,
+    )
+    reach = 2 * dilation
+    x = torch.randn(batch, channels, high + reach, wide + reach)
+    assert_all_forms_same(layer, x.to(memory_format=torch.channels_last) if last else x)
+
+
+def test_groups_without_channels_or_without_filters():
+    layer = FLGConv2d(6, 5, 3, 3, padding=1, bias=True)
+    with torch.no_grad():
+        layer.input_logits[:, 1] = -9  # group 1 has filters but no channel
+        layer.input_logits[2, 2] = 9  # group 2 has a channel but no filter
+        layer.filter_logits.copy_(torch.tensor([[1.0, 0, 0]] * 4 + [[0, 1.0, 0]]))
+    assert_all_forms_same(layer, torch.randn(2, 6, 5, 5))
+    frozen = from_convolution(layer)
+    assert 0 in frozen.plan.group_inputs
+    assert len(frozen.plan.group_filters) == 2
+
+
+def test_no_channel_anywhere():
+    layer = FLGConv2d(4, 3, 1, 2, bias=True)
+    with torch.no_grad():
+        layer.input_logits.copy_(torch.tensor([[1.0, 0.0]] * 4))
+        layer.filter_logits.copy_(torch.tensor([[0.0, 1.0]] * 3))
+    assert_all_forms_same(layer, torch.randn(2, 4, 3, 3))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("groups", [1, 3, 12])
+def test_ordinary_and_depthwise_convolutions(groups, stride):
+    layer = nn.Conv2d(12, 24, 3, stride, 1, groups=groups)
+    assert_all_forms_same(layer, torch.randn(2, 12, 11, 6))
+
+
+def test_residual_and_relu_are_part_of_every_form():
+    layer = FLGConv2d(8, 12, 1, 3)
+    x, residual = torch.randn(2, 8, 4, 4), torch.randn(2, 12, 4, 4)
+    frozen = from_convolution(layer, relu=True)
+    with torch.no_grad():
+        expected = torch.relu(layer(x) + residual)
+        kept = residual.clone()
+        for form in frozen.available_forms():
+            assert_same(frozen.use(form)(x, residual), expected)
+            assert torch.equal(residual, kept)
+
+
+NETS = {
+    "all": {"method": "flgc", "groups": 8, "where": "all"},
+    "block": {"method": "flgc-dup", "groups": 5},
+    "depthwise": {"method": "flgc", "groups": 8, "where": "all", "depthwise": True},
+    "3x3": {"method": "flgc-randdup", "groups": 4, "where": "3x3"},
+    "ring": {"method": "ring", "groups": 4, "where": "1x1"},
+    "dense": {"method": "dense"},
+    "grouped": {"method": "grouped", "groups": 4},
+}
+
+
+@pytest.mark.parametrize("stem", ["paper", "cifar", "imagenet"])
+@pytest.mark.parametrize("net", NETS)
+def test_our_networks(net, stem):
+    torch.manual_seed(0)
+    model = used(resnet((1, 2), 10, stem=stem, width=0.5, **NETS[net]))
+    x = torch.randn(3, 3, 32, 32)
+    frozen = freeze(model)
+    with torch.no_grad():
+        expected = model(x)
+        assert_same(frozen(x), expected)
+        assert_same(frozen(x[:1]), expected[:1])
+    assert count(frozen, (3, 32, 32)) == count(model, (3, 32, 32))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [torchvision.models.resnet18, torchvision.models.mobilenet_v2, "regnetx_002", "efficientnet_b0", "resnetv2_50"],
+)
+def test_embedded_networks(build):
+    torch.manual_seed(0)
+    model = timm.create_model(build, num_classes=10) if isinstance(build, str) else build(num_classes=10)
+    model = used(embed(model, 4, duplicate_top_k=3))
+    frozen = freeze(model)
+    x = torch.randn(1, 3, 64, 48).to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        assert_same(frozen(x), model(x))
+    assert count(frozen, (3, 32, 32)) == count(model, (3, 32, 32))
+    assert not any(isinstance(m, FLGConv2d) for m in frozen.modules())
