@@ -141,7 +141,7 @@ def _fetch(url: str, part: Path) -> None:
         with bar, part.open("ab" if have else "wb") as file:
             for chunk in response.raw.stream(1 << 16, decode_content=False):
                 bar.update(file.write(chunk))
-    if part.stat().st_size < size:
+    if part.stat().st_size < size:  # urllib3 before version 2 does not notice
         raise requests.ConnectionError(f"the server closed the connection before byte {size}")
 
 
