@@ -141,7 +141,9 @@ class FrozenConv2d(nn.Module):
         form = self.plan.form
         if form == "indirect":
             plain = not (torch.compiler.is_compiling() or x.requires_grad or x.dtype != torch.float32)
-            if plain and (residual is None or residual.shape == (len(x), self.plan.out_channels, *self.output_size(*x.shape[2:]))):
+            if plain and (
+                residual is None or residual.shape == (len(x), self.plan.out_channels, *self.output_size(*x.shape[2:]))
+            ):
                 return _indirect(self)(x, residual)
             form = "equal"  # the same function of x, in operations that PyTorch can trace, differentiate and broadcast
         out = _RUNNERS[form](self, x)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from flgc_lib import data, experiments
+from flgc_lib import data
 from flgc_lib.records import read_epochs, read_groups, read_runs
 from flgc_lib.training import Settings
 
@@ -21,15 +21,6 @@ def one_thread():
     yield
     torch.set_num_threads(before)
     torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture(autouse=True, scope="session")
-def processor():
-    """Asks for the processor's name once, not after every run: it takes a second."""
-    name = experiments.cpuinfo.get_cpu_info()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiments.cpuinfo, "get_cpu_info", lambda: name)
-        yield
 
 
 @pytest.fixture(scope="session")
