@@ -14,9 +14,9 @@ zeros. What it computes is fixed; how is a choice, because the fastest form depe
 Source: Wang et al. 2019, section 3.4 (re-ordering after training); Dukhan 2019, arXiv 1907.02129 (indirection).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -82,13 +82,22 @@ class FrozenConv2d(nn.Module):
         self.bias = nn.Parameter(torch.empty(plan.out_channels), requires_grad=False)
         self.register_buffer("inputs", torch.zeros(sum(plan.group_inputs), dtype=torch.int32))
         self.register_buffer("outputs", torch.arange(plan.out_channels, dtype=torch.int32))
-        self._prepared: dict[str, object] = {}  # what a form derives from the four tensors; never saved
-        self.register_load_state_dict_post_hook(lambda module, _: module._prepared.clear())
+        self._prepared: dict[str, Any] = {}  # what a form derives from the four tensors; never saved
 
-    def _apply(self, *args: object, **kwargs: object) -> "FrozenConv2d":
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FrozenConv2d":
         """Moves or casts the layer, and forgets what was derived from the old tensors."""
-        self._prepared.clear()
-        return super()._apply(*args, **kwargs)  # type: ignore[arg-type, return-value]
+        self.forget()
+        super()._apply(fn, recurse)
+        return self
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        """Loads the tensors, and forgets what was derived from the old ones."""
+        self.forget()
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied or pickled: not what was derived, which holds addresses in this process and this copy."""
+        return self.__dict__ | {"_prepared": {}}
 
     @property
     def form(self) -> Form:
@@ -107,9 +116,13 @@ class FrozenConv2d(nn.Module):
                 f"form={form!r} cannot compute this layer here; it has {', '.join(self.available_forms())}. "
                 "'indirect' needs float32 on a CPU, and Numba: pip install 'flgc-lib[fast]'"
             )
-        self.plan = replace(self.plan, form=form)
-        self._prepared.clear()
+        if form != self.plan.form:
+            self.plan = replace(self.plan, form=form)
         return self
+
+    def forget(self) -> None:
+        """Drops what the forms have derived from the weights; what is needed is derived again in the next call."""
+        self._prepared.clear()
 
     def available_forms(self) -> list[Form]:
         """The forms that can compute this layer with what is installed, the likely fastest first."""
@@ -125,7 +138,8 @@ class FrozenConv2d(nn.Module):
 
     def group_weights(self) -> list[Tensor]:
         """Views of `weight`: one (filters(g), inputs(g), kh, kw) a group."""
-        shapes = [(n, c, *self.plan.kernel_size) for c, n in zip(self.plan.group_inputs, self.plan.group_filters)]
+        sizes = zip(self.plan.group_inputs, self.plan.group_filters, strict=True)
+        shapes = [(n, c, *self.plan.kernel_size) for c, n in sizes]
         parts = self.weight.split([n * c * kh * kw for n, c, kh, kw in shapes])
         return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
@@ -140,14 +154,31 @@ class FrozenConv2d(nn.Module):
         """relu(conv(x) + bias + residual), each of the last two if there is one."""
         form = self.plan.form
         if form == "indirect":
-            plain = not (torch.compiler.is_compiling() or x.requires_grad or x.dtype != torch.float32)
-            if plain and (residual is None or residual.shape == (len(x), self.plan.out_channels, *self.output_size(*x.shape[2:]))):
+            if self._kernel_applies(x, residual):
                 return _indirect(self)(x, residual)
             form = "equal"  # the same function of x, in operations that PyTorch can trace, differentiate and broadcast
         out = _RUNNERS[form](self, x)
         if residual is not None:
             out = out + residual
         return F.relu(out) if self.plan.relu else out
+
+    def _kernel_applies(self, x: Tensor, residual: Tensor | None) -> bool:
+        """Whether the kernel, which checks nothing, may be let loose on these tensors."""
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return False
+        if x.ndim != 4 or x.shape[1] != self.plan.in_channels:
+            return False
+        size = self.output_size(*x.shape[2:])
+        if min(size) < 1 or (residual is not None and residual.shape != (len(x), self.plan.out_channels, *size)):
+            return False
+        return all(
+            type(t) is Tensor
+            and t.dtype == torch.float32
+            and t.device.type == "cpu"
+            and not (t.requires_grad and torch.is_grad_enabled())
+            for t in (x, residual)
+            if t is not None
+        )
 
     def extra_repr(self) -> str:
         """What `print(layer)` shows."""
@@ -166,7 +197,7 @@ def _loop(layer: FrozenConv2d, x: Tensor) -> Tensor:
         biases = layer.bias.split(layer.plan.group_filters)
         groups = list(zip(indices, layer.group_weights(), biases, strict=True))
         prepared = layer._prepared["loop"] = (groups, _inverse(layer.outputs))
-    groups, inverse = prepared  # type: ignore[misc]
+    groups, inverse = prepared
     parts = []
     for index, weight, bias in groups:
         if weight.shape[1] == 0:  # nobody feeds these filters
@@ -216,7 +247,7 @@ def _dense(layer: FrozenConv2d, x: Tensor) -> Tensor:
         for part, inputs, outputs in parts:
             weight[outputs[:, None], inputs] = part
         prepared = layer._prepared["dense"] = (weight, bias)
-    weight, bias = prepared  # type: ignore[misc]
+    weight, bias = prepared
     return F.conv2d(x, weight, bias, layer.plan.stride, layer.plan.padding, layer.plan.dilation)
 
 
@@ -236,7 +267,7 @@ def _indirect(layer: FrozenConv2d) -> IndirectConvolution:
             plan.in_channels,
             relu=plan.relu,
         )
-    return prepared  # type: ignore[return-value]
+    return prepared
 
 
 def _padded(layer: FrozenConv2d) -> tuple[Tensor | None, Tensor, Tensor, Tensor | None]:
@@ -264,7 +295,7 @@ def _padded(layer: FrozenConv2d) -> tuple[Tensor | None, Tensor, Tensor, Tensor 
         gather = None if _is_identity(index.flatten(), plan.in_channels) else index.flatten()
         read_out = None if _is_identity(position, groups * most) else position
         prepared = layer._prepared["padded"] = (gather, weight.flatten(0, 1), bias.flatten(), read_out)
-    return prepared  # type: ignore[return-value]
+    return prepared
 
 
 def _is_identity(index: Tensor, length: int) -> bool:

@@ -6,6 +6,7 @@ before it. What torch.fx cannot trace is searched for parts that it can.
 
 import inspect
 import operator
+from typing import cast
 
 import torch
 from torch import fx, nn
@@ -54,8 +55,8 @@ def split_fused_norms(model: nn.Module) -> None:
         if isinstance(child, nn.BatchNorm2d) and isinstance(getattr(child, "act", None), nn.Module):
             norm = nn.BatchNorm2d(child.num_features, child.eps, child.momentum, child.affine).to(child.running_mean)
             norm.load_state_dict(child.state_dict(), strict=False)
-            drop = getattr(child, "drop", nn.Identity())
-            setattr(model, name, nn.Sequential(norm.eval(), drop, child.act))
+            after = [layer for layer in (getattr(child, "drop", None), child.act) if isinstance(layer, nn.Module)]
+            setattr(model, name, nn.Sequential(norm.eval(), *after))
         else:
             split_fused_norms(child)
 
@@ -89,7 +90,7 @@ def _make_functional(traced: fx.GraphModule) -> None:
         if module is not None:
             in_place = bool(getattr(module, "inplace", False))
             if in_place:
-                module.inplace = False
+                setattr(module, "inplace", False)  # noqa: B010, the type of modules knows no such attribute
         elif node.kwargs.get("inplace"):
             node.kwargs = {**node.kwargs, "inplace": False}
         elif node.target in (operator.iadd, operator.imul, operator.isub):
@@ -111,10 +112,11 @@ def _fuse_convolutions(traced: fx.GraphModule) -> None:
         conv = _module(traced, node)
         if conv is None or not is_convertible(conv):
             continue
-        chain, norm, residual = [node], None, None
+        chain, residual = [node], None
+        norm: nn.BatchNorm2d | None = None
         reader = _sole_reader(chain[-1])
         if reader is not None and _is_foldable(_module(traced, reader)):
-            norm = _module(traced, reader)
+            norm = cast(nn.BatchNorm2d, _module(traced, reader))
             chain.append(reader)
             reader = _sole_reader(reader)
         if reader is not None and _calls(reader, (operator.add, torch.add), "add"):
@@ -145,7 +147,7 @@ def _carry_orders(traced: fx.GraphModule) -> None:
         if not isinstance(layer, FrozenConv2d) or len(node.args) > 1:
             continue
         links = [node]  # the layer's result, also as seen through pointwise layers
-        readers = []
+        readers: list[fx.Node] = []
         for link in links:
             for user in link.users:
                 (links if isinstance(_module(traced, user), POINTWISE) else readers).append(user)
@@ -156,11 +158,11 @@ def _carry_orders(traced: fx.GraphModule) -> None:
         ):
             position = release_order(layer)
             for module in modules:
-                read_order(module, position)
+                read_order(cast(FrozenConv2d, module), position)
 
 
 def _module(traced: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    return traced.get_submodule(node.target) if node.op == "call_module" else None
+    return traced.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
 def _callers(traced: fx.GraphModule, target: str) -> list[fx.Node]:

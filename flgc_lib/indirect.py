@@ -80,7 +80,13 @@ def geometry(taps: Taps, height: int, width: int, readers: float) -> Geometry:
     flat = _tiles([(0, 0)], high * wide)
     if taps == Taps((1, 1), (1, 1), (0, 0), taps.dilation):
         return Geometry(
-            np.zeros(4, np.int64), np.zeros((0, 2), np.int64), flat, height * width, np.zeros(1, np.int64), False, (high, wide)
+            np.zeros(4, np.int64),
+            np.zeros((0, 2), np.int64),
+            flat,
+            height * width,
+            np.zeros(1, np.int64),
+            False,
+            (high, wide),
         )
     # Shifts: plane (a, b) holds the padded input's rows a, a + stride, … and columns b, b + stride, …
     rows, pitch = -(-(height + 2 * taps.padding[0]) // down), -(-(width + 2 * taps.padding[1]) // right)
@@ -202,14 +208,16 @@ class IndirectConvolution:
         """
         x = x.contiguous()
         batch, _, height, width = x.shape
-        threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+        threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
         split = threads if batch < threads else 1  # of one image; a large batch is split by image
         records = self._records.get((height, width, split))
         if records is None:
             records = self._records[height, width, split] = self._tabulate(height, width, split)
         if residual is not None:
             residual = residual.contiguous()
-        out = residual if residual is not None and overwrite else x.new_empty(batch, len(self.outputs), *records.out_size)
+        out = (
+            residual if residual is not None and overwrite else x.new_empty(batch, len(self.outputs), *records.out_size)
+        )
         scratch = x.new_empty(threads * records.scratch_size) if records.scratch_size else None
         addresses = [0 if t is None else t.data_ptr() for t in (x, out, residual, scratch)]
         source, target, added, room = addresses

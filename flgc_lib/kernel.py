@@ -112,7 +112,10 @@ def _share(record: int, x: int, out: int, residual: int, images: int, scratch: i
 @njit
 def _pack(task: np.ndarray, x: int, scratch: int) -> None:
     """Copies channels into planes, with zeros where a view looks beyond the map."""
-    channels, views = carray(integers(task[CHANNELS]), task[N_CHANNELS]), carray(integers(task[VIEWS]), (task[N_VIEWS], 2))
+    channels, views = (
+        carray(integers(task[CHANNELS]), task[N_CHANNELS]),
+        carray(integers(task[VIEWS]), (task[N_VIEWS], 2)),
+    )
     rows, pitch, down, right = task[ROWS], task[PITCH], task[DOWN], task[RIGHT]
     height, width = task[HEIGHT], task[WIDTH]
     zero = np.float32(0)
@@ -142,7 +145,10 @@ def _pack(task: np.ndarray, x: int, scratch: int) -> None:
 @njit
 def _multiply(task: np.ndarray, source: int, out: int, residual: int) -> None:
     """Computes the units of the share for one image."""
-    blocks, tiles = carray(integers(task[BLOCKS]), (task[N_BLOCKS], 5)), carray(integers(task[TILES]), (task[N_TILES], 5))
+    blocks, tiles = (
+        carray(integers(task[BLOCKS]), (task[N_BLOCKS], 5)),
+        carray(integers(task[TILES]), (task[N_TILES], 5)),
+    )
     low = np.float32(0 if task[RELU] else -np.inf)
     for unit in range(task[FIRST], task[LAST]):
         filter_, filters, depth, offset, weight = blocks[unit % len(blocks)]
@@ -202,7 +208,9 @@ def alone() -> Callable[[int, int, int, int, int, int], None]:
     return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 6)(_compiled().address)
 
 
-def together(records: int, x: int, out: int, residual: int, images: int, scratch: int, split: int, threads: int) -> None:
+def together(
+    records: int, x: int, out: int, residual: int, images: int, scratch: int, split: int, threads: int
+) -> None:
     """Computes all images on Numba's threads: each image by `split` of them, one a record, the images by the others.
 
     The arguments are as of `alone`'s function; the room for packing is `threads` times as large.

@@ -27,7 +27,6 @@ MOST_FILTERS = 4 if LANES == 8 else 8
 """Filters of the largest tile: two vectors of each fill half of the 32 registers of AVX-512 and NEON, AVX2 has 16."""
 
 
-
 class Shape(NamedTuple):
     """The pixels of a tile."""
 
