@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx, nn
 
-from flgc_lib.forms import frozen_convolutions
+from flgc_lib.frozen_layer import frozen_convolutions
 from flgc_lib.fuse import fuse, split_fused_norms
 from flgc_lib.plan import describe, rebuild
 from flgc_lib.tune import Timing, in_parts, table, tune

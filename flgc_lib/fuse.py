@@ -6,6 +6,7 @@ before it. What torch.fx cannot trace is searched for parts that it can.
 
 import inspect
 import operator
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -13,7 +14,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from flgc_lib.convert import from_convolution, is_convertible, read_order, release_order
-from flgc_lib.forms import FrozenConv2d
+from flgc_lib.frozen_layer import FrozenConv2d
 from flgc_lib.layers import FLGConv2d
 
 POINTWISE = nn.ReLU | nn.ReLU6 | nn.SiLU | nn.GELU | nn.Hardswish | nn.LeakyReLU | nn.ELU | nn.Sigmoid
@@ -43,6 +44,7 @@ def fuse(model: nn.Module) -> nn.Module:
     _make_functional(traced)
     _fuse_convolutions(traced)
     _carry_orders(traced)
+    _reuse_memory(traced)
     traced.graph.lint()
     traced.recompile()
     traced.delete_all_unused_submodules()
@@ -159,6 +161,21 @@ def _carry_orders(traced: fx.GraphModule) -> None:
             position = release_order(layer)
             for module in modules:
                 read_order(cast(FrozenConv2d, module), position)
+
+
+def _reuse_memory(traced: fx.GraphModule) -> None:
+    """Lets a sum take the place of its residual, if that is a frozen layer's result that nobody reads afterwards.
+
+    All its other readers must be frozen layers too: they make tensors of their own, others might make a view.
+    """
+    order = {node: i for i, node in enumerate(traced.graph.nodes)}
+    for node in traced.graph.nodes:
+        layer = _module(traced, node)
+        if isinstance(layer, FrozenConv2d) and len(node.args) > 1:
+            makers = [node.args[1], *node.args[1].users]
+            fresh = all(isinstance(_module(traced, m), FrozenConv2d) for m in makers)
+            last = all(order[reader] <= order[node] for reader in node.args[1].users)
+            layer.plan = replace(layer.plan, overwrite=fresh and last and node.args[0] is not node.args[1])
 
 
 def _module(traced: fx.GraphModule, node: fx.Node) -> nn.Module | None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from flgc_lib.forms import FrozenConv2d, LayerPlan
+from flgc_lib.frozen_layer import FrozenConv2d, LayerPlan
 
 Plan = dict[str, Any]
 

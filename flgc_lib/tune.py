@@ -9,7 +9,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from flgc_lib.forms import Form, FrozenConv2d, frozen_convolutions
+from flgc_lib.forms import Form
+from flgc_lib.frozen_layer import FrozenConv2d, frozen_convolutions
 
 Layers = Sequence[tuple[str, FrozenConv2d]]
 
