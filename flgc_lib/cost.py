@@ -49,7 +49,7 @@ def count(model: nn.Module, input_size: tuple[int, int, int]) -> Cost:
 
     def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal macs
-        positions = output[0, 0].numel() if output.ndim == 4 else output[0, ..., 0].numel()
+        positions = output[0, ..., 0].numel() if isinstance(module, nn.Linear) else output[0, 0].numel()
         macs += connections(module) * positions
 
     counted = nn.Conv2d | nn.Linear | FLGConv2d | FrozenConv2d
@@ -57,7 +57,7 @@ def count(model: nn.Module, input_size: tuple[int, int, int]) -> Cost:
     was_training = {m: m.training for m in model.modules()}
     try:
         with torch.no_grad():
-            model.eval()(torch.zeros(1, *input_size, device=next(model.parameters()).device))
+            model.eval()(torch.zeros(1, *input_size).to(next(model.parameters())))
     finally:
         for handle in handles:
             handle.remove()
@@ -69,5 +69,5 @@ def count(model: nn.Module, input_size: tuple[int, int, int]) -> Cost:
 def connections(layer: nn.Module) -> int:
     """Weights of a convolution or linear layer that connect something, kernel positions included."""
     if isinstance(layer, FLGConv2d):
-        return int(layer.connection_mask().sum()) * layer.kernel_size[0] * layer.kernel_size[1]
+        return int(layer.connection_mask().count_nonzero()) * layer.kernel_size[0] * layer.kernel_size[1]
     return layer.get_parameter("weight").numel()

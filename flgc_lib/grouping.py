@@ -25,13 +25,13 @@ def membership(logits: Tensor) -> Tensor:
         BoolTensor of the same shape with exactly one True a row; a tie goes to the lowest group.
 
     Raises:
-        ValueError: if `logits` is not a matrix with at least one column, or holds NaN.
+        ValueError: if `logits` is not a matrix with at least one column, or holds NaN or infinity.
     """
     _check_matrix(logits, "logits")
     # While a graph is being captured (torch.compile, torch.export) a look at the values would break it.
-    if not torch.compiler.is_compiling() and bool(logits.isnan().any()):
+    if not torch.compiler.is_compiling() and not bool(logits.isfinite().all()):
         raise ValueError(
-            "the assignment logits (S or T) contain NaN, so no group is the best one; "
+            "the assignment logits (S or T) contain NaN or infinity, so no group is the best one; "
             "training has diverged: use a smaller learning rate, or go back to an earlier checkpoint"
         )
     winner = logits.argmax(dim=1, keepdim=True)  # (C, 1); argmax returns the first of equal maxima

@@ -5,7 +5,7 @@ Source: Motohashi and Yamauchi, sections 2-3 and 3; Wang et al. 2019.
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,27 @@ Score = Literal["logit", "softmax"]
 Method = Literal["dense", "grouped", "random", "flgc", "flgc-dup", "ring", "flgc-randdup"]
 ConvLayer = Callable[[int, int, int, int, int], nn.Module]
 """conv_layer(in_channels, out_channels, kernel_size, stride, padding) -> a convolution without bias."""
+
+
+class _MaskedWeight(torch.autograd.Function):
+    """W ⊙ M in the type that the convolution works in.
+
+    Rounding W before masking it gives the same numbers as after, in bf16 with half the memory traffic, and working in
+    place keeps the gradients, ∂W = ∂ ⊙ M and ∂M = Σ over the kernel of ∂ ⊙ W, in W's own type without further copies.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, mask: Tensor, dtype: torch.dtype) -> Tensor:  # noqa: ANN401
+        ctx.save_for_backward(weight, mask)
+        return weight.to(dtype) * mask.to(dtype)[:, :, None, None]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:  # noqa: ANN401
+        weight, mask = ctx.saved_tensors
+        to_mask = None
+        if ctx.needs_input_grad[1]:
+            to_mask = gradient.to(weight.dtype, copy=True).mul_(weight).sum(dim=(2, 3))
+        return gradient.to(weight.dtype, copy=True).mul_(mask[:, :, None, None]), to_mask, None
 
 
 class FLGConv2d(nn.Module):
@@ -104,10 +125,24 @@ class FLGConv2d(nn.Module):
         """conv(x, W ⊙ M); the mask follows S and T of this moment."""
         A = straight_through(self.input_logits, self.input_membership(), estimator=self.estimator)  # (C, G)
         B = straight_through(self.filter_logits, self.filter_membership(), estimator=self.estimator)  # (N, G)
-        # Autocast would multiply two 0/1 matrices in bf16 for nothing and round the gradients of S and T.
+        # Autocast would multiply the two 0/1 matrices in bf16 for nothing and round the gradients of S and T.
         with torch.autocast(x.device.type, enabled=False):
-            weight = self.weight * connection_mask(A, B)[:, :, None, None]  # (N, C, kh, kw)
+            mask = connection_mask(A, B)  # (N, C)
+        autocast = torch.is_autocast_enabled(x.device.type)
+        dtype = torch.get_autocast_dtype(x.device.type) if autocast else self.weight.dtype
+        weight = _MaskedWeight.apply(self.weight, mask, dtype)  # (N, C, kh, kw)
+        if self._is_matrix_product(x):
+            pixels = x[:, :, :: self.stride[0], :: self.stride[1]].movedim(1, -1)  # (B, H', W', C)
+            return F.linear(pixels, weight[:, :, 0, 0], self.bias).movedim(-1, 1)
         return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation)
+
+    def _is_matrix_product(self, x: Tensor) -> bool:
+        """Whether this is a 1×1 convolution of channels that lie together in memory, which is pixels times weights.
+
+        On small maps a matrix product is several times faster than oneDNN's convolution, above all backward.
+        """
+        channels_last = x.is_contiguous(memory_format=torch.channels_last)
+        return channels_last and self.kernel_size == (1, 1) and self.padding == (0, 0)
 
     @torch.no_grad()
     def input_membership(self) -> Tensor:
@@ -155,7 +190,7 @@ class RandomCopiesConv2d(FLGConv2d):
     def reset_parameters(self) -> None:
         """As FLGC, and draws the priorities without advancing the generator that the next layer draws from."""
         super().reset_parameters()
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         self.register_buffer("priority", torch.rand(self.input_logits.shape, generator=generator))
 
@@ -170,7 +205,7 @@ class RingConv2d(FLGConv2d):
     """Control for learning: fixed contiguous groups that overlap their neighbour.
 
     Group g also takes the first channels after its own, as many as the rule would copy into it at FLGC's random
-    start: a static overlap at the same cost.
+    start, as far as there are so many: a static overlap at the same cost.
 
     Attributes:
         overlap: BoolTensor (C, G), the copies.
@@ -183,7 +218,9 @@ class RingConv2d(FLGConv2d):
         super().reset_parameters()
         C, N, G = self.in_channels, self.out_channels, self.groups
         with torch.no_grad():
-            wanted = super()._copies(membership(self.input_logits), self.duplicate_top_k or 3).sum(dim=0)  # (G,)
+            wanted = torch.zeros(G)
+            if self.duplicate_top_k is not None:
+                wanted = super()._copies(membership(self.input_logits), self.duplicate_top_k).sum(dim=0)  # (G,)
             for logits, rows in ((self.input_logits, C), (self.filter_logits, N)):
                 logits.copy_(F.one_hot(torch.arange(rows) * G // rows, G))
                 logits.requires_grad_(False)

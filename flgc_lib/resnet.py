@@ -173,9 +173,12 @@ def resnet(
         score: what the rule compares.
 
     Raises:
-        ValueError: for an unknown stem, method or where, and for groups that do not fit the channels.
+        ValueError: for an unknown stem, method or where, a width that is not positive, and groups that do not fit the
+            channels.
     """
     check_choice("where", where, Where)
+    if width <= 0:
+        raise ValueError(f"width={width} must be positive; 1.0 is 64 channels in the stem")
     replacement = method_layer(method, groups, top_k=top_k, score=score)
 
     def conv_layer(in_channels: int, out_channels: int, kernel_size: int, stride: int, padding: int) -> nn.Module:
@@ -255,13 +258,15 @@ def embed(
     replaced = 0
     for position, (name, conv) in enumerate(convolutions):
         ordinary = type(conv) is nn.Conv2d and conv.groups == 1 and conv.padding_mode == "zeros"
+        padding = conv.padding
         if where is None:
-            chosen = ordinary and position > 0 and groups <= min(conv.in_channels, conv.out_channels)
+            fits = groups <= min(conv.in_channels, conv.out_channels)
+            chosen = ordinary and position > 0 and fits and not isinstance(padding, str)
         else:
             chosen = where(name, conv)
         if not chosen:
             continue
-        if not ordinary or isinstance(conv.padding, str):
+        if not ordinary or isinstance(padding, str):
             raise ValueError(
                 f"{name} is {conv}; only an nn.Conv2d with groups=1 and numeric zero padding can learn its groups: "
                 "let `where` leave it out"
@@ -272,16 +277,19 @@ def embed(
             conv.kernel_size,
             groups,
             stride=conv.stride,
-            padding=conv.padding,
+            padding=padding,
             dilation=conv.dilation,
             bias=conv.bias is not None,
             duplicate_top_k=duplicate_top_k,
             score=score,
         ).to(conv.weight)
+        layer.train(conv.training)
         with torch.no_grad():
             layer.weight.copy_(conv.weight * groups**0.5)
             if layer.bias is not None and conv.bias is not None:
                 layer.bias.copy_(conv.bias)
+        if not name:  # the model is the convolution itself
+            return layer
         parent, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(parent), attribute, layer)
         replaced += 1

@@ -1,0 +1,177 @@
+"""The command line: `flgc check | notebooks | data | train | sweep | figures`, or `python -m flgc_lib …`."""
+
+import sys
+from pathlib import Path
+
+import tyro
+from tyro.extras import SubcommandApp
+
+from flgc_lib import course, environment, experiments, grids
+from flgc_lib import data as datasets
+from flgc_lib import figures as drawings
+from flgc_lib.training import Device, Settings
+
+app = SubcommandApp()
+RESULTS = Path("data/results")
+ROOT = Path("data")
+NOTEBOOKS = Path("notebooks")
+
+
+@app.command
+def check() -> None:
+    """Say whether everything that the notebooks need is here, and if not, what to type."""
+    sys.exit(environment.main())
+
+
+@app.command
+def notebooks(
+    *,
+    mode: course.Mode = "standard",
+    into: Path = NOTEBOOKS,
+    only: tuple[str, ...] = (),
+    workers: int = 2,
+    measure: bool = False,
+) -> None:
+    """Execute the course's notebooks from top to bottom; by default in place, as their stored outputs were made.
+
+    Args:
+        mode: how much they compute: smoke (seconds each), standard (up to minutes) or full (the real experiment).
+        into: folder of the executed notebooks.
+        only: numbers of notebooks, for example 00 05; all by default.
+        workers: notebooks side by side.
+        measure: note the run times for the opening cells; do it on a computer that does nothing else.
+    """
+    failures = course.execute_all(mode, into, only=only, workers=workers, measure=measure)
+    if failures:
+        sys.exit(f"flgc: {len(failures)} notebooks failed: {', '.join(failures)}")
+
+
+@app.command
+def data(source: str, *, name: str | None = None, root: Path = ROOT) -> None:
+    """Decode a dataset once and keep it for training.
+
+    Args:
+        source: torchvision (CIFAR-10's official archive, 170 MB) or huggingface (its copy there); both go on where
+            they were interrupted. Or the path of a folder or archive that you have: cifar-10-batches-py, or
+            train/<class>/*.png and test/<class>/*.png.
+        name: what `--data` of train and sweep calls it; by default cifar10, or the folder's or archive's name.
+        root: folder for datasets.
+    """
+    dataset = datasets.prepare(source, name, root)
+    print(
+        f"{dataset.name}: {len(dataset.train_labels)} training and {len(dataset.test_labels)} test images, "
+        f"fingerprint {dataset.fingerprint}; use it with --data {dataset.name}"
+    )
+
+
+@app.command
+def train(
+    settings: tyro.conf.OmitArgPrefixes[Settings],
+    *,
+    run: str | None = None,
+    results: Path = RESULTS,
+    root: Path = ROOT,
+    device: Device = "auto",
+    devices: int = 1,
+    threads: int | None = None,
+) -> None:
+    """Train one network and add it to the records; started again after an interruption, it resumes.
+
+    Args:
+        settings: what to run.
+        run: id of a recorded run (column `run` of runs.csv) to run again and compare; the other settings are then
+            the recorded ones.
+        results: folder of the records.
+        root: folder of datasets and checkpoints.
+        device: auto takes an accelerator if there is one.
+        devices: how many of them; they share each batch.
+        threads: of PyTorch on the processor; all cores by default.
+    """
+    if run is None:
+        row = experiments.run(
+            settings,
+            results=results,
+            root=root,
+            device=device,
+            devices=devices,
+            threads=threads,
+            progress=True,
+        )
+        print(f"{row['run']}: test accuracy {row['test_accuracy']:.2%}, {row['macs'] / 1e6:.1f} MMAC")
+        return
+    recorded, again = experiments.rerun(run, results=results, root=root, device=device)
+    same = recorded["test_accuracy"] == again["test_accuracy"]
+    print(
+        f"{run}: test accuracy {again['test_accuracy']!r}, recorded {recorded['test_accuracy']!r}: "
+        + ("the same" if same else "not the same; the last digits depend on processor, threads and versions")
+    )
+
+
+@app.command
+def sweep(
+    grid: grids.Grid,
+    *,
+    data: str | None = None,
+    results: Path = RESULTS,
+    root: Path = ROOT,
+    device: Device = "auto",
+    workers: int = 1,
+    threads: int = 1,
+) -> None:
+    """Run an experiment: whatever its grid has and the records lack. Killed and started again, it goes on.
+
+    Args:
+        grid: quick (minutes, embedded data), first (ResNet-50 at G = 8, one seed, 4 epochs), tune (learning rates, on
+            held-out images), small (the paper's question on a small net), rule (its open choices), paper (ResNet-50,
+            the paper's stem), gpu (ResNet-50, 3×3 stem at full resolution).
+        data: another dataset than the grid's own, by name.
+        results: folder of the records.
+        root: folder of datasets and checkpoints.
+        device: auto takes an accelerator if there is one.
+        workers: runs side by side.
+        threads: of each worker.
+    """
+    failures = experiments.sweep(
+        grids.grid(grid, data), results=results, root=root, device=device, workers=workers, threads=threads
+    )
+    if failures:
+        sys.exit(f"flgc: {len(failures)} runs failed; mended and started again, the same command runs only those")
+
+
+@app.command
+def figures(
+    *,
+    results: Path = RESULTS,
+    folder: Path = Path("figures"),
+    document: Path = Path("README.md"),
+    check: bool = False,
+) -> None:
+    """Draw every figure, and fill in every table, from the records.
+
+    Args:
+        results: folder of the records.
+        folder: where the figures go.
+        document: whose tables, between `<!-- table: GRID -->` and `<!-- /table -->`, are filled in, if it exists.
+        check: change nothing; compare the stored figures' numbers, and the tables, with the records.
+    """
+    text = drawings.write_tables(document, results) if document.exists() else ""
+    if check:
+        problems = drawings.check(results, folder)
+        if text and text != document.read_text():
+            problems.append(f"the tables of {document} are not what the records say: type `flgc figures`")
+        if problems:
+            sys.exit("\n".join(problems))
+        print("all figures and tables are those of the records")
+        return
+    for path in drawings.regenerate(results, folder):
+        print(path)
+    if text:
+        document.write_text(text)
+
+
+def main() -> None:
+    """Runs the command line; a mistake is answered with a sentence, not a traceback."""
+    try:
+        app.cli(prog="flgc", description="Learned group convolution: notebooks, data, training, experiments, figures.")
+    except (ValueError, OSError) as error:
+        sys.exit(f"flgc: {error}")

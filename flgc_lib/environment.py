@@ -1,0 +1,190 @@
+"""Is this computer ready for the course? Each answer is one sentence: what is wrong, and what to type.
+
+Loading this file needs nothing but the standard library, so that it can also say that everything else is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+MINIMUM_PYTHON = (3, 11)
+INSTALL = "type `make run` in the repository, or `pip install -c constraints.txt -e '.[dev,notebooks]'`"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        subject: what.
+        state: "ok"; "note", something optional is not there; or "problem".
+        sentence: what was found and, for a problem, what to type.
+    """
+
+    subject: str
+    state: Literal["ok", "note", "problem"]
+    sentence: str
+
+
+def examine(repository: Path = REPOSITORY) -> list[Finding]:
+    """Looks at everything that the course needs, and at what it can use.
+
+    Args:
+        repository: folder with pyproject.toml and data/.
+    """
+    findings = [python()]
+    if findings[0].state != "problem":  # an older Python could not even read pyproject.toml
+        findings += [*packages(repository), installation(repository), kernel()]
+    return [*findings, threads(), data(repository / "data" / "cache")]
+
+
+def python(version: tuple[int, ...] = sys.version_info[:3]) -> Finding:
+    """Python's version."""
+    found = "Python " + ".".join(map(str, version))
+    if version < MINIMUM_PYTHON:
+        needed = ".".join(map(str, MINIMUM_PYTHON))
+        return Finding(
+            "Python", "problem", f"{found} is too old, {needed} is needed: `make run PYTHON=python{needed}`."
+        )
+    return Finding("Python", "ok", f"{found} at {sys.executable}.")
+
+
+def packages(repository: Path = REPOSITORY) -> list[Finding]:
+    """One finding a missing or unfit package of pyproject.toml, or one that says that all are there.
+
+    The extra `dev`, for those who change the library, is optional.
+    """
+    import tomllib  # Python 3.11
+
+    path = repository / "pyproject.toml"
+    if not path.is_file():
+        return [
+            Finding("packages", "note", f"There is no {path} to compare with: start from a clone of the repository.")
+        ]
+    project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    needed = [*project["dependencies"], *extras["notebooks"]]
+    findings = [_package(text, "problem", INSTALL) for text in needed]
+    findings += [_package(text, "note", "type `pip install -e '.[dev]'` to run the tests") for text in extras["dev"]]
+    wrong = [finding for finding in findings if finding is not None]
+    if any(finding.state == "problem" for finding in wrong):
+        return wrong
+    return [Finding("packages", "ok", f"All {len(needed)} packages fit pyproject.toml."), *wrong]
+
+
+def _package(requirement_text: str, state: Literal["note", "problem"], advice: str) -> Finding | None:
+    try:
+        from packaging.requirements import Requirement
+    except ImportError:
+        return Finding("packaging", "problem", f"packaging is missing: {INSTALL}.")
+    requirement = Requirement(requirement_text)
+    try:
+        version = metadata.version(requirement.name)
+    except metadata.PackageNotFoundError:
+        return Finding(requirement.name, state, f"{requirement.name} is missing: {advice}.")
+    if requirement.specifier.contains(version, prereleases=True):
+        return None
+    sentence = f"{requirement.name} {version} is installed, {requirement.specifier} is needed: {advice}."
+    return Finding(requirement.name, state, sentence)
+
+
+def installation(repository: Path = REPOSITORY) -> Finding:
+    """Whether flgc_lib is installed in this Python, and from this repository rather than from another clone."""
+    # pip notes where a package came from; flgc_lib.egg-info in the working directory is no installation.
+    notes = [text for d in metadata.distributions(name="flgc-lib") if (text := d.read_text("direct_url.json"))]
+    if not notes:
+        return Finding("flgc_lib", "problem", f"flgc_lib is not installed in {sys.prefix}: {INSTALL}.")
+    source = json.loads(notes[0])["url"]
+    if source.startswith("file://") and source != repository.resolve().as_uri():
+        sentence = f"flgc_lib is installed from {source}, not from {repository}: type `pip install -e .` here."
+        return Finding("flgc_lib", "problem", sentence)
+    return Finding("flgc_lib", "ok", f"flgc_lib is installed from {source}.")
+
+
+def kernel(specs: Any = None) -> Finding:  # noqa: ANN401 - an optional package's class
+    """Whether the kernel that notebooks start, `python3`, is this Python.
+
+    Args:
+        specs: a `jupyter_client.kernelspec.KernelSpecManager`; Jupyter's own by default.
+    """
+    try:
+        from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+    except ImportError:
+        return Finding("kernel", "problem", f"Jupyter is missing: {INSTALL}.")
+    try:
+        program = (specs or KernelSpecManager()).get_kernel_spec("python3").argv[0]
+    except NoSuchKernel:
+        return Finding("kernel", "problem", f"Jupyter has no kernel python3: {INSTALL}.")
+    # Jupyter takes a bare "python" to be the Python that it runs on.
+    path = shutil.which(program) if not program.startswith("python") else sys.executable
+    if path is None or Path(path).absolute().parent != Path(sys.executable).absolute().parent:
+        return Finding(
+            "kernel",
+            "problem",
+            f"Notebooks would run on {program}, not on {sys.executable}: "
+            "type `python -m ipykernel install --sys-prefix` in this environment, or start Jupyter with `make lab`.",
+        )
+    return Finding("kernel", "ok", "Notebooks run on this Python (kernel python3).")
+
+
+def threads(cores: int | None = None) -> Finding:
+    """How many processor threads there are, and an accelerator if there is one."""
+    count = (
+        cores
+        if cores is not None
+        else len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count()
+    )
+    sentence = f"{count or 1} processor {'thread' if count == 1 else 'threads'}"
+    try:
+        import torch
+
+        if torch.cuda.is_available():
+            sentence += f", GPU {torch.cuda.get_device_name()}"
+    except ImportError:
+        pass
+    if (count or 1) < 2:
+        return Finding(
+            "processor", "note", f"{sentence}: the run times in the notebooks are for two, yours are longer."
+        )
+    return Finding("processor", "ok", f"{sentence}.")
+
+
+def data(cache: Path = REPOSITORY / "data" / "cache") -> Finding:
+    """Which datasets are prepared; the course itself needs none."""
+    names = sorted(path.stem for path in cache.glob("*.pt"))
+    if not names:
+        sentence = (
+            "No dataset is prepared, and the notebooks need none; for CIFAR-10 type `flgc data --source torchvision`."
+        )
+        return Finding("data", "note", sentence)
+    return Finding("data", "ok", f"Prepared in {cache}: {', '.join(names)}.")
+
+
+def report(findings: list[Finding]) -> str:
+    """A line a finding, problems last, and what they come to."""
+    marks = {"ok": "✓", "note": "·", "problem": "✗"}
+    order = sorted(findings, key=lambda finding: finding.state == "problem")
+    problems = sum(finding.state == "problem" for finding in findings)
+    verdict = "Everything is ready." if not problems else f"{problems} to mend, see ✗ above."
+    return "\n".join([*(f"{marks[f.state]} {f.sentence}" for f in order), verdict])
+
+
+def main(repository: Path = REPOSITORY) -> int:
+    """Prints the report.
+
+    Returns:
+        1 if there is a problem, else 0.
+    """
+    findings = examine(repository)
+    print(report(findings))
+    return int(any(finding.state == "problem" for finding in findings))

@@ -1,0 +1,512 @@
+"""FLGConv2d against the sum over groups of ordinary convolutions, and the controls against what they control for."""
+
+from itertools import product
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from flgc_lib.grouping import membership
+from flgc_lib.layers import FLGConv2d, RandomCopiesConv2d, RingConv2d, method_layer
+
+C, N = 12, 10  # neither is a multiple of 5 or 8
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Tensors this small only wait for a second thread, for minutes where the machine is busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def learned_layer(G, kind="unequal", *, kernel_size=3, seed=0, dtype=torch.float64, **options):
+    """A layer whose groups are unequal, of which some are empty, or of which some overlap."""
+    torch.manual_seed(seed)
+    layer = FLGConv2d(C, N, kernel_size, G, **options).to(dtype)
+    if G == 1:
+        return layer
+    with torch.no_grad():
+        if kind == "empty":  # no channel in the first group, which has a filter, and no filter in the last
+            layer.input_logits[:, 0] = -9
+            layer.filter_logits[0, 0] = 9
+            layer.filter_logits[:, -1] = -9
+        if kind == "overlapping":  # channel 0 fits every group better than most members do
+            layer.duplicate_top_k = 3
+            layer.input_logits[0] = torch.linspace(9, 8.5, G)
+    inputs, filters = layer.input_membership(), layer.filter_membership()
+    assert len(set(inputs.sum(dim=0).tolist())) > 1
+    assert kind != "empty" or not (inputs[:, 0].any() or filters[:, -1].any())
+    assert kind != "overlapping" or inputs.sum() > C
+    return layer
+
+
+def gathered(layer, x, weight):
+    """Σ over groups of an ordinary convolution on the gathered channels: the slow and obvious form."""
+    inputs, filters = layer.input_membership(), layer.filter_membership()
+    out = None
+    for g in range(layer.groups):
+        channels, rows = inputs[:, g].nonzero()[:, 0], filters[:, g].nonzero()[:, 0]
+        if len(channels) and len(rows):
+            part = F.conv2d(
+                x[:, channels], weight[rows][:, channels], None, layer.stride, layer.padding, layer.dilation
+            )
+            if out is None:
+                out = part.new_zeros(len(x), layer.out_channels, *part.shape[2:])
+            out = out.index_add(1, rows, part)
+    return out if layer.bias is None else out + layer.bias[:, None, None]
+
+
+def logit_gradient(logits, upstream):
+    """What the row softmax passes on: ∂L/∂S[c, g] = p[c, g] (upstream[c, g] - Σ_h p[c, h] upstream[c, h])."""
+    out = torch.empty_like(logits)
+    for c, (p, grad) in enumerate(zip(logits.softmax(dim=1), upstream, strict=True)):
+        for g in range(len(p)):
+            out[c, g] = p[g] * (grad[g] - sum(p[h] * grad[h] for h in range(len(p))))
+    return out
+
+
+def gradients_by_hand(layer, x, upstream):
+    """∂L/∂S and ∂L/∂T from ∂L/∂(W ⊙ M), the gradient of an ordinary dense convolution."""
+    W, S, T = layer.weight.detach(), layer.input_logits.detach(), layer.filter_logits.detach()
+    A, B = layer.input_membership().to(W), layer.filter_membership().to(W)
+    dense = torch.nn.grad.conv2d_weight(x, W.shape, upstream, layer.stride, layer.padding, layer.dilation)
+    to_M = (W * dense).sum(dim=(2, 3))  # (N, C)
+    to_A = torch.einsum("nc,ng->cg", to_M, B)  # M = B Aᵀ
+    to_B = torch.einsum("nc,cg->ng", to_M, A)
+    if layer.estimator == "masked":
+        to_A, to_B = to_A * A, to_B * B
+    return logit_gradient(S, to_A), logit_gradient(T, to_B)
+
+
+def batch(dtype=torch.float64, channels=C):
+    return torch.randn(2, channels, 9, 8, generator=torch.Generator().manual_seed(7), dtype=dtype)
+
+
+# The layer is the sum over its groups
+
+GEOMETRIES = [
+    {"kernel_size": 3},
+    {"kernel_size": 3, "stride": 2, "padding": 1, "bias": True},
+    {"kernel_size": 3, "stride": (1, 2), "padding": 2, "dilation": 2},
+    {"kernel_size": (1, 3), "padding": (0, 1), "dilation": (1, 2), "bias": True},
+    {"kernel_size": 1, "stride": 2},
+]
+CASES = [(1, "unequal"), *product((3, 5, 8), ("unequal", "empty", "overlapping"))]
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+@pytest.mark.parametrize(("G", "kind"), CASES)
+def test_forward_and_backward_equal_the_gathered_convolutions(G, kind, geometry):
+    layer = learned_layer(G, kind, **geometry)
+    x = batch().requires_grad_()
+    out = layer(x)
+    upstream = torch.randn(out.shape, generator=torch.Generator().manual_seed(8), dtype=out.dtype)
+    out.backward(upstream)
+
+    gathered_x, gathered_weight = x.detach().clone().requires_grad_(), layer.weight.detach().clone().requires_grad_()
+    expected = gathered(layer, gathered_x, gathered_weight)
+    expected.backward(upstream, inputs=[gathered_x, gathered_weight])
+
+    torch.testing.assert_close(out, expected)
+    torch.testing.assert_close(x.grad, gathered_x.grad)
+    torch.testing.assert_close(layer.weight.grad, gathered_weight.grad)
+    to_S, to_T = gradients_by_hand(layer, x.detach(), upstream)
+    torch.testing.assert_close(layer.input_logits.grad, to_S)
+    torch.testing.assert_close(layer.filter_logits.grad, to_T)
+    if layer.bias is not None:
+        torch.testing.assert_close(layer.bias.grad, upstream.sum(dim=(0, 2, 3)))
+
+
+@pytest.mark.parametrize(("G", "kind"), CASES)
+def test_single_precision_is_equal_to_1e_5(G, kind):
+    layer = learned_layer(G, kind, padding=1, bias=True, dtype=torch.float32)
+    x = batch(torch.float32)
+    expected = gathered(layer, x, layer.weight)
+    assert (layer(x) - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("kind", ["unequal", "overlapping"])
+def test_masked_estimator_in_the_layer(kind):
+    layer = learned_layer(5, kind, estimator="masked")
+    x = batch()
+    out = layer(x)
+    upstream = torch.randn_like(out)
+    out.backward(upstream)
+    to_S, to_T = gradients_by_hand(layer, x, upstream)
+    torch.testing.assert_close(layer.input_logits.grad, to_S)
+    torch.testing.assert_close(layer.filter_logits.grad, to_T)
+
+
+@pytest.mark.parametrize("kind", ["unequal", "empty", "overlapping"])
+def test_every_logit_gets_a_gradient(kind):
+    layer = learned_layer(5, kind)
+    out = layer(batch())
+    out.backward(torch.randn_like(out))
+    assert layer.input_logits.grad.all()
+    assert layer.filter_logits.grad.all()
+
+
+def test_weights_behind_the_mask_get_no_gradient():
+    layer = learned_layer(5)
+    layer(batch()).square().sum().backward()
+    assert torch.equal(layer.weight.grad.ne(0).any(dim=3).any(dim=2), layer.connection_mask().bool())
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+def test_one_group_is_exactly_an_ordinary_convolution(geometry):
+    layer = learned_layer(1, dtype=torch.float32, **geometry)
+    for parameter in (layer.weight, layer.bias):  # sums of whole numbers are exact in any order
+        if parameter is not None:
+            parameter.data.mul_(50).round_()
+    ordinary = nn.Conv2d(C, N, **({"bias": False} | geometry))
+    ordinary.load_state_dict({k: v for k, v in layer.state_dict().items() if "logits" not in k})
+    x = batch(torch.float32).mul(4).round()
+    assert torch.equal(layer(x), ordinary(x))
+    assert layer(x).std() > 1
+    layer(x).sum().backward()
+    ordinary(x).sum().backward()
+    assert torch.equal(layer.weight.grad, ordinary.weight.grad)
+    assert not layer.input_logits.grad.any(), "with one group there is nothing to choose"
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_filter_whose_group_has_no_channel_outputs_its_bias_or_0(bias):
+    layer = learned_layer(3, "empty", bias=bias)
+    assert layer.filter_membership()[0].tolist() == [True, False, False]
+    expected = layer.bias.detach()[0].item() if bias else 0.0
+    assert layer(batch())[:, 0].unique().tolist() == [expected]
+
+
+def test_equal_groups_are_the_grouped_convolution():
+    layer = FLGConv2d(12, 8, 3, 4)
+    ordinary = nn.Conv2d(12, 8, 3, groups=4, bias=False)
+    with torch.no_grad():
+        layer.input_logits.copy_(torch.eye(4).repeat_interleave(3, dim=0))
+        layer.filter_logits.copy_(torch.eye(4).repeat_interleave(2, dim=0))
+        for n in range(8):
+            first = n // 2 * 3
+            layer.weight[n, first : first + 3] = ordinary.weight[n]
+    x = batch(torch.float32)
+    torch.testing.assert_close(layer(x), ordinary(x), rtol=1e-5, atol=1e-6)
+
+
+# The rule in the layer
+
+
+def test_the_worked_example_in_the_layer():
+    S = [(2.0, 0.3), (1.5, 1.4), (1.0, -0.2), (0.2, 0.1), (0.4, 1.2), (-0.1, 0.9), (0.5, 0.6), (0.0, 0.1)]
+    T = [(1.0, 0.0), (0.2, 0.7), (-0.3, 0.1), (0.9, 0.4)]
+
+    def mask(**options):
+        layer = FLGConv2d(8, 4, 1, 2, **options)
+        layer.load_state_dict(
+            {"weight": layer.weight, "input_logits": torch.tensor(S), "filter_logits": torch.tensor(T)}
+        )
+        return ["".join(str(int(m)) for m in row) for row in layer.connection_mask()]
+
+    alone = ["11110000", "00001111", "00001111", "11110000"]
+    copied = ["11110000", "01001111", "01001111", "11110000"]
+    assert mask() == alone
+    assert mask(duplicate_top_k=1) == mask(duplicate_top_k=3) == mask(duplicate_top_k=5) == copied
+    assert mask(duplicate_top_k=3, score="softmax") == alone
+
+
+def test_top_k_decides_how_far_a_group_opens():
+    # Group 0 has the scores 5, 3, 1: τ = 5, 4, 3 for k = 1, 2, 3. Channels 3 and 4 want in with 4.5 and 3.5.
+    layer = FLGConv2d(5, 4, 1, 2)
+    layer.input_logits.data.copy_(torch.tensor([(5.0, 0.0), (3.0, 0.0), (1.0, 0.0), (4.5, 9.0), (3.5, 9.0)]))
+    for top_k, copied in {None: [False, False], 1: [False, False], 2: [True, False], 3: [True, True]}.items():
+        layer.duplicate_top_k = top_k
+        assert layer.input_membership()[3:, 0].tolist() == copied
+
+
+def test_softmax_scores_can_copy_where_no_group_is_confident():
+    layer = FLGConv2d(4, 3, 1, 3, duplicate_top_k=3, score="softmax")
+    with torch.no_grad():  # channels 1 to 3 hold 0.34 of group 1 at most; channel 0 holds 0.49 of it
+        layer.input_logits.copy_(
+            torch.tensor([[1.0, 0.98, -2.0], [0.0, 0.01, 0.0], [0.0, 0.01, 0.0], [0.0, 0.01, 0.0]])
+        )
+    assert layer.input_membership().int().tolist() == [[1, 1, 0], [0, 1, 0], [0, 1, 0], [0, 1, 0]]
+    with torch.no_grad():  # a shift of a row changes its logits but not its softmax
+        layer.input_logits[0] -= 5
+    assert layer.input_membership()[0].int().tolist() == [1, 1, 0]
+    layer.score = "logit"
+    assert layer.input_membership()[0].int().tolist() == [1, 0, 0]
+
+
+def test_groups_and_copies_follow_the_logits_in_every_forward_pass():
+    layer = learned_layer(5, "overlapping")
+    x = batch()
+    before = layer(x)
+    with torch.no_grad():
+        layer.input_logits.copy_(layer.input_logits.roll(1, dims=0))
+    after = layer(x)
+    assert not torch.allclose(before, after)
+    torch.testing.assert_close(after, gathered(layer, x, layer.weight))
+    layer.eval()
+    assert torch.equal(layer(x), after), "evaluation uses the same groups as training"
+
+
+def test_filters_are_never_copied():
+    layer = learned_layer(5, "overlapping")
+    assert layer.filter_membership().sum(dim=1).tolist() == [1] * N
+
+
+def test_memberships_and_mask_have_the_documented_types():
+    layer = learned_layer(5, "overlapping", dtype=torch.float32)
+    A, B, M = layer.input_membership(), layer.filter_membership(), layer.connection_mask()
+    assert (A.dtype, A.shape, B.dtype, B.shape) == (torch.bool, (C, 5), torch.bool, (N, 5))
+    assert (M.dtype, M.shape, M.requires_grad) == (torch.float32, (N, C), False)
+    assert torch.equal(M, (B.float() @ A.float().T).clamp(max=1))
+
+
+def test_autocast_does_not_round_the_gradient_of_the_groups():
+    layer = learned_layer(5, dtype=torch.float32)
+    x = batch(torch.float32)
+    dense = (layer.weight * layer.connection_mask()[:, :, None, None]).detach().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        learned, ordinary = layer(x), F.conv2d(x, dense)
+    learned.sum().backward()
+    ordinary.sum().backward()
+    to_M = (layer.weight.detach() * dense.grad).sum(dim=(2, 3))
+    expected = logit_gradient(layer.input_logits.detach(), to_M.T @ layer.filter_membership().float())
+    torch.testing.assert_close(layer.input_logits.grad, expected, rtol=1e-5, atol=1e-6)
+
+
+# Initialisation
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_one_group_draws_what_an_ordinary_convolution_draws(bias):
+    torch.manual_seed(0)
+    layer = FLGConv2d(C, N, 3, 1, bias=bias)
+    torch.manual_seed(0)
+    ordinary = nn.Conv2d(C, N, 3, bias=bias)
+    torch.testing.assert_close(layer.weight, ordinary.weight)
+    if bias:
+        torch.testing.assert_close(layer.bias, ordinary.bias)
+
+
+def test_weights_account_for_the_fan_in_of_a_group():
+    # A weight is uniform with variance 1/(3 fan-in), so a filter that sums over its fan-in has the variance 1/3.
+    torch.manual_seed(0)
+    x = torch.randn(4, 64, 12, 12)
+    for G in (1, 8):
+        layer = FLGConv2d(64, 64, 3, G, bias=True)
+        bound = (64 / G * 9) ** -0.5
+        assert 0.99 * bound < layer.weight.abs().max() <= bound
+        assert 0.8 * bound < layer.bias.abs().max() <= bound
+        with torch.no_grad():  # equal groups, so that every filter has exactly C/G channels
+            for logits in (layer.input_logits, layer.filter_logits):
+                logits.copy_(torch.eye(G).repeat_interleave(64 // G, dim=0))
+            layer.bias.zero_()
+        assert layer(x).var().item() == pytest.approx(1 / 3, rel=0.06), f"G={G}"
+
+
+def test_logits_are_standard_normal():
+    torch.manual_seed(0)
+    layer = FLGConv2d(256, 256, 1, 32)
+    for logits in (layer.input_logits, layer.filter_logits):
+        assert logits.mean().item() == pytest.approx(0, abs=0.05)
+        assert logits.std().item() == pytest.approx(1, abs=0.05)
+        assert logits.requires_grad
+    assert not torch.equal(layer.input_logits, layer.filter_logits)
+
+
+# The controls
+
+
+def built(cls, seed, channels=24, filters=16, groups=8, **options):
+    """A layer from a seed, and the global generator's state after it."""
+    torch.manual_seed(seed)
+    return cls(channels, filters, 1, groups, **({"duplicate_top_k": 3} | options)), torch.get_rng_state()
+
+
+def rule_copies(layer):
+    """The copies of FLGConv2d: what the rule asks for."""
+    return layer.input_membership() & ~membership(layer.input_logits)
+
+
+@pytest.mark.parametrize("score", ["logit", "softmax"])
+def test_random_copies_are_as_many_as_the_rules_and_never_members(score):
+    differ = 0
+    for seed in range(20):
+        rule, state = built(FLGConv2d, seed, score=score)
+        control, control_state = built(RandomCopiesConv2d, seed, score=score)
+        assert torch.equal(state, control_state), "the next layer draws what it would have drawn"
+        for name in ("weight", "input_logits", "filter_logits"):
+            assert torch.equal(getattr(rule, name), getattr(control, name)), name
+        members = membership(control.input_logits)
+        copies = control._copies(members, 3)
+        assert not (copies & members).any()
+        assert torch.equal(copies.sum(dim=0), rule_copies(rule).sum(dim=0))
+        assert torch.equal(control.input_membership(), members | copies)
+        assert torch.equal(control.input_membership(), control.input_membership()), "the draw is fixed"
+        differ += not torch.equal(copies, rule_copies(rule))
+    assert differ > 10
+
+
+def test_every_foreign_channel_is_as_likely_to_be_the_random_copy():
+    S = [(2.0, 0.3), (1.5, 1.4), (1.0, -0.2), (0.2, 0.1), (0.4, 1.2), (-0.1, 0.9), (0.5, 0.6), (0.0, 0.1)]
+    S, draws, drawn = torch.tensor(S), 400, torch.zeros(8, 2)
+    for seed in range(draws):
+        control, _ = built(RandomCopiesConv2d, seed, channels=8, filters=4, groups=2)
+        control.input_logits.data.copy_(S)
+        drawn += control.input_membership() & ~membership(S)
+    assert not drawn[:, 0].any(), "the rule copies nothing into group 0"
+    assert not drawn[4:, 1].any()
+    assert drawn[:, 1].sum() == draws, "and one channel into group 1"
+    spread = (0.25 * 0.75 * draws) ** 0.5
+    assert ((drawn[:4, 1] - draws / 4).abs() < 4 * spread).all(), drawn[:4, 1]
+
+
+def test_random_copies_survive_a_state_dict():
+    control, _ = built(RandomCopiesConv2d, 0)
+    other, _ = built(RandomCopiesConv2d, 1)
+    assert not torch.equal(other.priority, control.priority)
+    other.load_state_dict(control.state_dict())
+    assert torch.equal(other.input_membership(), control.input_membership())
+
+
+@pytest.mark.parametrize(("channels", "filters", "groups"), [(24, 16, 8), (20, 13, 6)])
+def test_ring_groups_are_contiguous_and_overlap_by_the_rules_counts(channels, filters, groups):
+    wrapped = 0
+    for seed in range(20):
+        rule, state = built(FLGConv2d, seed, channels, filters, groups)
+        ring, ring_state = built(RingConv2d, seed, channels, filters, groups)
+        assert torch.equal(state, ring_state)
+        assert torch.equal(rule.weight, ring.weight)
+        wanted = rule_copies(rule).sum(dim=0)
+
+        own = membership(ring.input_logits)
+        for owner in (own.int().argmax(dim=1), ring.filter_membership().int().argmax(dim=1)):
+            sizes = owner.bincount(minlength=groups)
+            assert torch.equal(owner, owner.sort().values), "contiguous"
+            assert sizes.max() - sizes.min() <= 1
+
+        expected = own.clone()
+        for g in range(groups):
+            last = int(own[:, g].nonzero().max())
+            for step in range(1, int(wanted[g]) + 1):
+                expected[(last + step) % channels, g] = True
+        assert torch.equal(ring.input_membership(), expected)
+        assert torch.equal(expected.sum(dim=0) - own.sum(dim=0), wanted), "as many copies as the rule's"
+        wrapped += int(wanted[-1])
+    assert wrapped > 0, "the last group's neighbour is the first"
+
+
+def test_ring_is_fixed_and_still_learns_its_weights():
+    ring, _ = built(RingConv2d, 0)
+    ring(batch(torch.float32, channels=24)).square().sum().backward()
+    assert not ring.input_logits.requires_grad
+    assert not ring.filter_logits.requires_grad
+    assert ring.input_logits.grad is ring.filter_logits.grad is None
+    assert torch.equal(ring.weight.grad.ne(0)[:, :, 0, 0], ring.connection_mask().bool())
+
+
+@pytest.mark.parametrize("cls", [RandomCopiesConv2d, RingConv2d])
+def test_controls_equal_their_gathered_convolutions(cls):
+    torch.manual_seed(0)
+    layer = cls(C, N, 3, 5, padding=1, duplicate_top_k=3).double()
+    assert layer.input_membership().sum() > C
+    torch.testing.assert_close(layer(batch()), gathered(layer, batch(), layer.weight))
+
+
+# The layer of a method
+
+
+@pytest.mark.parametrize(
+    ("method", "cls", "top_k", "learns"),
+    [
+        ("random", FLGConv2d, None, False),
+        ("flgc", FLGConv2d, None, True),
+        ("flgc-dup", FLGConv2d, 2, True),
+        ("flgc-randdup", RandomCopiesConv2d, 2, True),
+        ("ring", RingConv2d, 2, False),
+    ],
+)
+def test_learned_methods(method, cls, top_k, learns):
+    layer = method_layer(method, 4, top_k=2, score="softmax")(16, 8, 3, 2, 1)
+    assert type(layer) is cls
+    assert (layer.in_channels, layer.out_channels, layer.groups, layer.score) == (16, 8, 4, "softmax")
+    assert (layer.kernel_size, layer.stride, layer.padding, layer.bias) == ((3, 3), (2, 2), (1, 1), None)
+    assert layer.duplicate_top_k == top_k
+    assert layer.input_logits.requires_grad is layer.filter_logits.requires_grad is learns
+    assert layer.weight.requires_grad
+
+
+@pytest.mark.parametrize(("method", "groups"), [("dense", 1), ("grouped", 4)])
+def test_ordinary_methods(method, groups):
+    layer = method_layer(method, 4)(16, 8, 3, 2, 1)
+    assert type(layer) is nn.Conv2d
+    assert (layer.in_channels, layer.out_channels, layer.groups) == (16, 8, groups)
+    assert (layer.kernel_size, layer.stride, layer.padding, layer.bias) == ((3, 3), (2, 2), (1, 1), None)
+
+
+def test_random_and_learned_groups_start_alike():
+    def start(method):
+        torch.manual_seed(0)
+        return method_layer(method, 4)(16, 8, 3, 1, 1).state_dict()
+
+    for name, value in start("flgc").items():
+        for method in ("random", "flgc-dup", "flgc-randdup"):
+            assert torch.equal(start(method)[name], value), (method, name)
+
+
+# Bad input
+
+
+@pytest.mark.parametrize("groups", [0, -2])
+def test_groups_must_be_positive(groups):
+    with pytest.raises(ValueError, match=rf"groups={groups} must be at least 1"):
+        FLGConv2d(8, 8, 3, groups)
+    with pytest.raises(ValueError, match=rf"groups={groups} must be at least 1"):
+        method_layer("grouped", groups)
+
+
+def test_groups_must_not_exceed_the_channels():
+    with pytest.raises(ValueError, match=r"groups=12 must be at most in_channels=8"):
+        FLGConv2d(8, 16, 3, 12)
+    with pytest.raises(ValueError, match=r"groups=12 must be at most out_channels=8"):
+        FLGConv2d(16, 8, 3, 12)
+    assert FLGConv2d(8, 16, 3, 8).groups == 8
+
+
+@pytest.mark.parametrize("top_k", [0, -1])
+def test_top_k_must_be_positive(top_k):
+    with pytest.raises(ValueError, match=rf"duplicate_top_k={top_k} must be at least 1, or None"):
+        FLGConv2d(8, 8, 3, 2, duplicate_top_k=top_k)
+
+
+def test_unknown_score_estimator_and_method():
+    with pytest.raises(ValueError, match=r"score='cosine' must be one of logit, softmax"):
+        FLGConv2d(8, 8, 3, 2, score="cosine")
+    with pytest.raises(ValueError, match=r"estimator='gumbel' must be one of full, masked"):
+        FLGConv2d(8, 8, 3, 2, estimator="gumbel")
+    with pytest.raises(
+        ValueError, match=r"method='fglc' must be one of dense, grouped, random, flgc, flgc-dup, ring, flgc-randdup"
+    ):
+        method_layer("fglc", 2)
+
+
+def test_fixed_groups_must_divide_the_channels():
+    with pytest.raises(ValueError, match=r"groups=3 must divide in_channels=8.*method='flgc' takes any number"):
+        method_layer("grouped", 3)(8, 9, 3, 1, 1)
+    with pytest.raises(ValueError, match=r"groups=3 must divide out_channels=8"):
+        method_layer("grouped", 3)(9, 8, 3, 1, 1)
+
+
+@pytest.mark.parametrize("logits", ["input_logits", "filter_logits"])
+def test_nan_in_the_logits_is_refused_in_the_forward_pass(logits):
+    layer = FLGConv2d(8, 8, 1, 2)
+    getattr(layer, logits).data[3, 1] = torch.nan
+    with pytest.raises(ValueError, match=r"S or T.* contain NaN.*diverged"):
+        layer(torch.zeros(1, 8, 4, 4))
+
+
+def test_an_input_with_other_channels_is_refused():
+    with pytest.raises(RuntimeError, match=r"expected input.* to have 12 channels, but got 8"):
+        learned_layer(3, dtype=torch.float32)(torch.zeros(1, 8, 5, 5))
