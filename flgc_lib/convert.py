@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from flgc_lib.forms import FrozenConv2d, LayerPlan
+from flgc_lib.frozen_layer import FrozenConv2d, LayerPlan
 from flgc_lib.layers import FLGConv2d
 
 
@@ -51,7 +51,10 @@ def from_convolution(conv: nn.Module, norm: nn.BatchNorm2d | None = None, *, rel
         LayerPlan(
             conv.in_channels,
             conv.out_channels,
-            *(_two(v) for v in (conv.kernel_size, conv.stride, conv.padding, conv.dilation)),
+            kernel_size=_two(conv.kernel_size),
+            stride=_two(conv.stride),
+            padding=_two(conv.padding),
+            dilation=_two(conv.dilation),
             group_inputs=tuple(len(channels) for channels in inputs),
             group_filters=tuple(len(filters) for filters in outputs),
             relu=relu,
@@ -107,7 +110,7 @@ def release_order(layer: FrozenConv2d) -> Tensor:
     """
     position = layer.outputs.argsort().to(torch.int32)
     layer.outputs.copy_(torch.arange(len(position)))
-    layer._prepared.clear()
+    layer.forget()
     return position
 
 
@@ -132,4 +135,4 @@ def read_order(layer: FrozenConv2d, position: Tensor) -> None:
     layer.weight.copy_(torch.cat([group[1].flatten() for group in groups]))
     layer.bias.copy_(torch.cat([group[2] for group in groups]))
     layer.outputs.copy_(torch.cat([group[3] for group in groups]))
-    layer._prepared.clear()
+    layer.forget()

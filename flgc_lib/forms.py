@@ -1,4 +1,4 @@
-"""A frozen convolution, and the exact forms in which it can be computed.
+"""The exact forms in which a frozen convolution can be computed.
 
 A frozen layer holds, by group, a 1-D index of its input channels and a small weight; no S, no T, no mask and no
 zeros. What it computes is fixed; how is a choice, because the fastest form depends on the layer and the machine:
@@ -14,15 +14,14 @@ zeros. What it computes is fixed; how is a choice, because the fastest form depe
 Source: Wang et al. 2019, section 3.4 (re-ordering after training); Dukhan 2019, arXiv 1907.02129 (indirection).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from flgc_lib.grouping import check_choice
+if TYPE_CHECKING:
+    from flgc_lib.frozen_layer import FrozenConv2d
 
 try:
     from flgc_lib.indirect import IndirectConvolution, Taps
@@ -31,144 +30,15 @@ except ImportError:  # no Numba: everything else works without it
 
 Form = Literal["loop", "equal", "matmul", "dense", "indirect"]
 
-MANY_GROUPS = 64
-"""Above this a loop over groups, or a dense weight for what is nearly depthwise, is no serious candidate."""
 
-
-@dataclass(frozen=True)
-class LayerPlan:
-    """Everything about a frozen convolution that is not a number to multiply with."""
-
-    in_channels: int
-    out_channels: int
-    kernel_size: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
-    group_inputs: tuple[int, ...]
-    """Input channels of each group; 0 for a group whose filters output their bias."""
-    group_filters: tuple[int, ...]
-    """Filters of each group, at least 1."""
-    relu: bool = False
-    form: Form = "equal"
-    folded: int = 0
-    """Numbers of the trained layer and its norm that folding made unnecessary: `cost.count` still counts them."""
-
-
-class FrozenConv2d(nn.Module):
-    """A grouped convolution for inference: relu(conv(x) + bias + residual), with unequal, overlapping or empty groups.
-
-    Input (B, C, H, W), output (B, N, H', W') as in `nn.Conv2d`, in the layout of `torch.contiguous_format`.
-
-    Args:
-        plan: sizes and choices.
-
-    Attributes:
-        weight: all groups' weights one after the other, group g's as (filters(g), inputs(g), kh, kw); flat.
-        bias: (N,), in the order of the groups' filters.
-        inputs: int32, the input channels of all groups one after the other.
-        outputs: int32 (N,), where each filter, in the order of the groups, is written.
-    """
-
-    inputs: Tensor
-    outputs: Tensor
-
-    def __init__(self, plan: LayerPlan) -> None:
-        super().__init__()
-        self.plan = plan
-        area = plan.kernel_size[0] * plan.kernel_size[1]
-        connections = sum(c * n for c, n in zip(plan.group_inputs, plan.group_filters, strict=True))
-        self.weight = nn.Parameter(torch.empty(connections * area), requires_grad=False)
-        self.bias = nn.Parameter(torch.empty(plan.out_channels), requires_grad=False)
-        self.register_buffer("inputs", torch.zeros(sum(plan.group_inputs), dtype=torch.int32))
-        self.register_buffer("outputs", torch.arange(plan.out_channels, dtype=torch.int32))
-        self._prepared: dict[str, object] = {}  # what a form derives from the four tensors; never saved
-        self.register_load_state_dict_post_hook(lambda module, _: module._prepared.clear())
-
-    def _apply(self, *args: object, **kwargs: object) -> "FrozenConv2d":
-        """Moves or casts the layer, and forgets what was derived from the old tensors."""
-        self._prepared.clear()
-        return super()._apply(*args, **kwargs)  # type: ignore[arg-type, return-value]
-
-    @property
-    def form(self) -> Form:
-        """How the layer is computed; set by `use`."""
-        return self.plan.form
-
-    def use(self, form: Form) -> "FrozenConv2d":
-        """Chooses how the layer is computed, and returns it.
-
-        Raises:
-            ValueError: for a form that this layer or this installation does not have.
-        """
-        check_choice("form", form, Form)
-        if form not in self.available_forms():
-            raise ValueError(
-                f"form={form!r} cannot compute this layer here; it has {', '.join(self.available_forms())}. "
-                "'indirect' needs float32 on a CPU, and Numba: pip install 'flgc-lib[fast]'"
-            )
-        self.plan = replace(self.plan, form=form)
-        self._prepared.clear()
-        return self
-
-    def available_forms(self) -> list[Form]:
-        """The forms that can compute this layer with what is installed, the likely fastest first."""
-        plan = self.plan
-        few = len(plan.group_filters) <= MANY_GROUPS
-        pointwise = plan.kernel_size == (1, 1) and plan.padding == (0, 0)
-        offered = {"loop": few, "equal": True, "matmul": few and pointwise, "dense": few}
-        offered["indirect"] = (
-            IndirectConvolution is not None and self.weight.dtype == torch.float32 and self.weight.device.type == "cpu"
-        )
-        order: tuple[Form, ...] = ("indirect", "equal", "loop", "matmul", "dense")
-        return [form for form in order if offered[form]]
-
-    def group_weights(self) -> list[Tensor]:
-        """Views of `weight`: one (filters(g), inputs(g), kh, kw) a group."""
-        shapes = [(n, c, *self.plan.kernel_size) for c, n in zip(self.plan.group_inputs, self.plan.group_filters)]
-        parts = self.weight.split([n * c * kh * kw for n, c, kh, kw in shapes])
-        return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
-
-    def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """(H', W') for an input of H × W."""
-        plan = self.plan
-        sizes = zip((height, width), plan.kernel_size, plan.stride, plan.padding, plan.dilation, strict=True)
-        high, wide = ((size + 2 * pad - gap * (kernel - 1) - 1) // step + 1 for size, kernel, step, pad, gap in sizes)
-        return high, wide
-
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """relu(conv(x) + bias + residual), each of the last two if there is one."""
-        form = self.plan.form
-        if form == "indirect":
-            plain = not (torch.compiler.is_compiling() or x.requires_grad or x.dtype != torch.float32)
-            if plain and (
-                residual is None or residual.shape == (len(x), self.plan.out_channels, *self.output_size(*x.shape[2:]))
-            ):
-                return _indirect(self)(x, residual)
-            form = "equal"  # the same function of x, in operations that PyTorch can trace, differentiate and broadcast
-        out = _RUNNERS[form](self, x)
-        if residual is not None:
-            out = out + residual
-        return F.relu(out) if self.plan.relu else out
-
-    def extra_repr(self) -> str:
-        """What `print(layer)` shows."""
-        plan = self.plan
-        groups = len(plan.group_filters)
-        return (
-            f"{plan.in_channels}, {plan.out_channels}, kernel_size={plan.kernel_size}, stride={plan.stride}, "
-            f"groups={groups}, weights={self.weight.numel()}, relu={plan.relu}, form={plan.form}"
-        )
-
-
-def _loop(layer: FrozenConv2d, x: Tensor) -> Tensor:
+def _loop(layer: "FrozenConv2d", x: Tensor) -> Tensor:
     prepared = layer._prepared.get("loop")
     if prepared is None:
         indices = [_slice_or_index(part) for part in layer.inputs.split(layer.plan.group_inputs)]
         biases = layer.bias.split(layer.plan.group_filters)
         groups = list(zip(indices, layer.group_weights(), biases, strict=True))
         prepared = layer._prepared["loop"] = (groups, _inverse(layer.outputs))
-    groups, inverse = prepared  # type: ignore[misc]
+    groups, inverse = prepared
     parts = []
     for index, weight, bias in groups:
         if weight.shape[1] == 0:  # nobody feeds these filters
@@ -181,7 +51,7 @@ def _loop(layer: FrozenConv2d, x: Tensor) -> Tensor:
     return out if inverse is None else out.index_select(1, inverse)
 
 
-def _equal(layer: FrozenConv2d, x: Tensor) -> Tensor:
+def _equal(layer: "FrozenConv2d", x: Tensor) -> Tensor:
     index, weight, bias, inverse = _padded(layer)
     x = x if index is None else x.index_select(1, index)  # (B, G · widest, H, W)
     groups = len(layer.plan.group_filters)
@@ -189,7 +59,7 @@ def _equal(layer: FrozenConv2d, x: Tensor) -> Tensor:
     return out if inverse is None else out.index_select(1, inverse)
 
 
-def _matmul(layer: FrozenConv2d, x: Tensor) -> Tensor:
+def _matmul(layer: "FrozenConv2d", x: Tensor) -> Tensor:
     index, weight, bias, inverse = _padded(layer)
     down, right = layer.plan.stride
     x = x[:, :, ::down, ::right]
@@ -202,7 +72,7 @@ def _matmul(layer: FrozenConv2d, x: Tensor) -> Tensor:
     return out if inverse is None else out.index_select(1, inverse)
 
 
-def _dense(layer: FrozenConv2d, x: Tensor) -> Tensor:
+def _dense(layer: "FrozenConv2d", x: Tensor) -> Tensor:
     prepared = layer._prepared.get("dense")
     if prepared is None:
         plan = layer.plan
@@ -218,14 +88,25 @@ def _dense(layer: FrozenConv2d, x: Tensor) -> Tensor:
         for part, inputs, outputs in parts:
             weight[outputs[:, None], inputs] = part
         prepared = layer._prepared["dense"] = (weight, bias)
-    weight, bias = prepared  # type: ignore[misc]
+    weight, bias = prepared
     return F.conv2d(x, weight, bias, layer.plan.stride, layer.plan.padding, layer.plan.dilation)
 
 
-_RUNNERS = {"loop": _loop, "equal": _equal, "matmul": _matmul, "dense": _dense}
+RUNNERS = {"loop": _loop, "equal": _equal, "matmul": _matmul, "dense": _dense}
+"""Form -> function(layer, x): conv(x) + bias. The kernel has one of its own, because it does the rest as well."""
 
 
-def _indirect(layer: FrozenConv2d) -> IndirectConvolution:
+def has_kernel() -> bool:
+    """Whether the indirect form is installed."""
+    return IndirectConvolution is not None
+
+
+def run_indirect(layer: "FrozenConv2d", x: Tensor, residual: Tensor | None) -> Tensor:
+    """relu(conv(x) + bias + residual) by the kernel, which checks nothing."""
+    return _indirect(layer)(x, residual, overwrite=layer.plan.overwrite)
+
+
+def _indirect(layer: "FrozenConv2d") -> IndirectConvolution:
     prepared = layer._prepared.get("indirect")
     if prepared is None:
         plan = layer.plan
@@ -238,10 +119,10 @@ def _indirect(layer: FrozenConv2d) -> IndirectConvolution:
             plan.in_channels,
             relu=plan.relu,
         )
-    return prepared  # type: ignore[return-value]
+    return prepared
 
 
-def _padded(layer: FrozenConv2d) -> tuple[Tensor | None, Tensor, Tensor, Tensor | None]:
+def _padded(layer: "FrozenConv2d") -> tuple[Tensor | None, Tensor, Tensor, Tensor | None]:
     """Index, weight, bias and read-out of groups padded to the largest; a padding channel meets a zero weight."""
     prepared = layer._prepared.get("padded")
     if prepared is None:
@@ -266,7 +147,7 @@ def _padded(layer: FrozenConv2d) -> tuple[Tensor | None, Tensor, Tensor, Tensor 
         gather = None if _is_identity(index.flatten(), plan.in_channels) else index.flatten()
         read_out = None if _is_identity(position, groups * most) else position
         prepared = layer._prepared["padded"] = (gather, weight.flatten(0, 1), bias.flatten(), read_out)
-    return prepared  # type: ignore[return-value]
+    return prepared
 
 
 def _is_identity(index: Tensor, length: int) -> bool:
@@ -283,8 +164,3 @@ def _slice_or_index(index: Tensor) -> slice | Tensor:
 def _inverse(outputs: Tensor) -> Tensor | None:
     """Where to read each canonical channel, or None if they already are in order."""
     return None if _is_identity(outputs, len(outputs)) else outputs.argsort().to(torch.int32)
-
-
-def frozen_convolutions(model: nn.Module) -> Sequence[tuple[str, FrozenConv2d]]:
-    """All frozen convolutions of a model with their names."""
-    return [(name, m) for name, m in model.named_modules() if isinstance(m, FrozenConv2d)]

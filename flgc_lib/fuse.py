@@ -6,13 +6,15 @@ before it. What torch.fx cannot trace is searched for parts that it can.
 
 import inspect
 import operator
+from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
 from flgc_lib.convert import from_convolution, is_convertible, read_order, release_order
-from flgc_lib.forms import FrozenConv2d
+from flgc_lib.frozen_layer import FrozenConv2d
 from flgc_lib.layers import FLGConv2d
 
 POINTWISE = nn.ReLU | nn.ReLU6 | nn.SiLU | nn.GELU | nn.Hardswish | nn.LeakyReLU | nn.ELU | nn.Sigmoid
@@ -42,6 +44,7 @@ def fuse(model: nn.Module) -> nn.Module:
     _make_functional(traced)
     _fuse_convolutions(traced)
     _carry_orders(traced)
+    _reuse_memory(traced)
     traced.graph.lint()
     traced.recompile()
     traced.delete_all_unused_submodules()
@@ -54,8 +57,8 @@ def split_fused_norms(model: nn.Module) -> None:
         if isinstance(child, nn.BatchNorm2d) and isinstance(getattr(child, "act", None), nn.Module):
             norm = nn.BatchNorm2d(child.num_features, child.eps, child.momentum, child.affine).to(child.running_mean)
             norm.load_state_dict(child.state_dict(), strict=False)
-            drop = getattr(child, "drop", nn.Identity())
-            setattr(model, name, nn.Sequential(norm.eval(), drop, child.act))
+            after = [layer for layer in (getattr(child, "drop", None), child.act) if isinstance(layer, nn.Module)]
+            setattr(model, name, nn.Sequential(norm.eval(), *after))
         else:
             split_fused_norms(child)
 
@@ -89,7 +92,7 @@ def _make_functional(traced: fx.GraphModule) -> None:
         if module is not None:
             in_place = bool(getattr(module, "inplace", False))
             if in_place:
-                module.inplace = False
+                setattr(module, "inplace", False)  # noqa: B010, the type of modules knows no such attribute
         elif node.kwargs.get("inplace"):
             node.kwargs = {**node.kwargs, "inplace": False}
         elif node.target in (operator.iadd, operator.imul, operator.isub):
@@ -111,10 +114,11 @@ def _fuse_convolutions(traced: fx.GraphModule) -> None:
         conv = _module(traced, node)
         if conv is None or not is_convertible(conv):
             continue
-        chain, norm, residual = [node], None, None
+        chain, residual = [node], None
+        norm: nn.BatchNorm2d | None = None
         reader = _sole_reader(chain[-1])
         if reader is not None and _is_foldable(_module(traced, reader)):
-            norm = _module(traced, reader)
+            norm = cast(nn.BatchNorm2d, _module(traced, reader))
             chain.append(reader)
             reader = _sole_reader(reader)
         if reader is not None and _calls(reader, (operator.add, torch.add), "add"):
@@ -145,7 +149,7 @@ def _carry_orders(traced: fx.GraphModule) -> None:
         if not isinstance(layer, FrozenConv2d) or len(node.args) > 1:
             continue
         links = [node]  # the layer's result, also as seen through pointwise layers
-        readers = []
+        readers: list[fx.Node] = []
         for link in links:
             for user in link.users:
                 (links if isinstance(_module(traced, user), POINTWISE) else readers).append(user)
@@ -156,11 +160,26 @@ def _carry_orders(traced: fx.GraphModule) -> None:
         ):
             position = release_order(layer)
             for module in modules:
-                read_order(module, position)
+                read_order(cast(FrozenConv2d, module), position)
+
+
+def _reuse_memory(traced: fx.GraphModule) -> None:
+    """Lets a sum take the place of its residual, if that is a frozen layer's result that nobody reads afterwards.
+
+    All its other readers must be frozen layers too: they make tensors of their own, others might make a view.
+    """
+    order = {node: i for i, node in enumerate(traced.graph.nodes)}
+    for node in traced.graph.nodes:
+        layer = _module(traced, node)
+        if isinstance(layer, FrozenConv2d) and len(node.args) > 1:
+            makers = [node.args[1], *node.args[1].users]
+            fresh = all(isinstance(_module(traced, m), FrozenConv2d) for m in makers)
+            last = all(order[reader] <= order[node] for reader in node.args[1].users)
+            layer.plan = replace(layer.plan, overwrite=fresh and last and node.args[0] is not node.args[1])
 
 
 def _module(traced: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    return traced.get_submodule(node.target) if node.op == "call_module" else None
+    return traced.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
 def _callers(traced: fx.GraphModule, target: str) -> list[fx.Node]:

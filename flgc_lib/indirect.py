@@ -14,7 +14,6 @@ Source: Dukhan 2019, arXiv 1907.02129.
 import math
 import threading
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
 import numba
@@ -58,7 +57,6 @@ class Geometry:
     out_size: tuple[int, int]
 
 
-@lru_cache(maxsize=512)
 def geometry(taps: Taps, height: int, width: int, readers: float) -> Geometry:
     """Chooses between shifts and im2col, and cuts the output into tiles.
 
@@ -208,7 +206,7 @@ class IndirectConvolution:
         """
         x = x.contiguous()
         batch, _, height, width = x.shape
-        threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+        threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
         split = threads if batch < threads else 1  # of one image; a large batch is split by image
         records = self._records.get((height, width, split))
         if records is None:
@@ -232,6 +230,12 @@ class IndirectConvolution:
     def _tabulate(self, height: int, width: int, split: int) -> "Records":
         """The records of an input size, for an image shared out to `split` threads."""
         shape = geometry(self.taps, height, width, self.readers)
+        largest = max(self.in_channels * shape.plane, len(self.outputs) * math.prod(shape.out_size))
+        if largest >= 2**31:
+            raise ValueError(
+                f"a map of {height} × {width} needs {largest} numbers an image, more than the kernel can index; "
+                "use another form for this layer: layer.use('equal')"
+            )
         offsets = (self.inputs[:, None] * shape.plane + shape.tap_offsets).astype(np.int32).ravel()
         out_offsets = (self.outputs * math.prod(shape.out_size)).astype(np.int32)
         deepest = max(1, int(self.blocks[:, 2].max()))

@@ -10,8 +10,8 @@ from torch import nn
 
 from flgc_lib.convert import from_convolution
 from flgc_lib.cost import count
-from flgc_lib.forms import frozen_convolutions
-from flgc_lib.frozen import freeze
+from flgc_lib.frozen import freeze, load, save
+from flgc_lib.frozen_layer import FrozenConv2d, frozen_convolutions
 from flgc_lib.layers import FLGConv2d
 from flgc_lib.resnet import embed, resnet
 
@@ -159,7 +159,7 @@ def test_our_networks(net, stem):
     "build",
     [torchvision.models.resnet18, torchvision.models.mobilenet_v2, "regnetx_002", "efficientnet_b0", "resnetv2_50"],
 )
-def test_embedded_networks(build):
+def test_embedded_networks(build, tmp_path):
     torch.manual_seed(0)
     model = timm.create_model(build, num_classes=10) if isinstance(build, str) else build(num_classes=10)
     model = used(embed(model, 4, duplicate_top_k=3))
@@ -169,3 +169,136 @@ def test_embedded_networks(build):
         assert_same(frozen(x), model(x))
     assert count(frozen, (3, 32, 32)) == count(model, (3, 32, 32))
     assert not any(isinstance(m, FLGConv2d) for m in frozen.modules())
+    save(frozen, tmp_path / "frozen.pt")
+    with torch.no_grad():
+        assert torch.equal(load(tmp_path / "frozen.pt")(x), frozen(x))
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_the_autotuner_keeps_the_outputs(batch, tmp_path):
+    model = used(resnet((1, 1), 10, stem="paper", method="flgc-dup", groups=8, where="all"))
+    x = torch.randn(batch, 3, 32, 32)
+    frozen = freeze(model, x)
+    with torch.no_grad():
+        assert_same(frozen(x), model(x))
+        assert_same(frozen(x[:1]), model(x[:1]))
+    layers = dict(frozen_convolutions(frozen.network))
+    tuned = {t.name: t for t in frozen.timings}
+    assert tuned.keys() >= layers.keys() | {"network"}
+    for name, layer in layers.items():
+        assert set(tuned[name].milliseconds) == set(layer.available_forms())
+        assert name in frozen.table()
+    save(frozen, tmp_path / "frozen.pt")
+    loaded = load(tmp_path / "frozen.pt")
+    assert loaded.timings == frozen.timings
+    assert [m.form for _, m in frozen_convolutions(loaded.network)] == [m.form for m in layers.values()]
+    with torch.no_grad():
+        assert torch.equal(loaded(x), frozen(x))
+
+
+def test_a_frozen_file_is_as_small_as_its_connections(tmp_path):
+    model = resnet((1, 1), 10, method="flgc", groups=8, where="all")
+    save(freeze(model), tmp_path / "frozen.pt")
+    numbers = count(freeze(model), (3, 32, 32)).parameters
+    assert (tmp_path / "frozen.pt").stat().st_size < 1.15 * 4 * numbers + 50_000
+
+
+def test_no_logits_no_mask_and_no_zeros_are_left():
+    frozen = freeze(used(resnet((1, 1), 10, method="flgc", groups=8, where="all")))
+    assert not any("logits" in name for name in frozen.state_dict())
+    for _, layer in frozen_convolutions(frozen):
+        assert (layer.weight != 0).all()
+
+
+def test_a_bottleneck_gathers_at_most_once_a_convolution():
+    frozen = freeze(used(resnet((2,), 10, method="flgc", groups=8)))
+    for name, layer in frozen_convolutions(frozen):
+        if name.endswith(("conv1", "conv2")):  # what they write goes straight into the next convolution
+            assert torch.equal(layer.outputs, torch.arange(layer.plan.out_channels, dtype=torch.int32))
+
+
+class Untraceable(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(FLGConv2d(3, 8, 3, 2, padding=1), nn.BatchNorm2d(8), nn.ReLU(inplace=True))
+        self.last = FLGConv2d(8, 8, 1, 3)
+
+    def forward(self, x, flip=None):
+        x = self.features(x)
+        if x.mean() > 1e9:  # a tracer cannot know
+            return x
+        return self.last(x) + x
+
+
+def test_what_cannot_be_traced_is_frozen_in_parts(tmp_path):
+    model = used(Untraceable())
+    frozen = freeze(model)
+    x = torch.randn(2, 3, 9, 9)
+    with torch.no_grad():
+        assert_same(frozen(x), model(x))
+    assert sum(isinstance(m, FrozenConv2d) for m in frozen.modules()) == 2
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in frozen.modules())
+    with pytest.raises(ValueError, match="freeze again after loading"):
+        save(frozen, tmp_path / "frozen.pt")
+
+
+class InPlace(nn.Module):
+    """Overwrites a tensor that it reads again."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = FLGConv2d(3, 8, 1, 2), FLGConv2d(8, 8, 1, 2)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        x = self.a(x)
+        y = self.b(self.relu(x))
+        y += x
+        return self.relu(y) * x
+
+
+def test_in_place_operations_keep_their_meaning():
+    model = InPlace()
+    x = torch.randn(2, 3, 5, 5)
+    with torch.no_grad():
+        assert_same(freeze(model)(x), model(x))
+
+
+def test_every_thread_count_computes_the_same():
+    layers = [FLGConv2d(37, 41, 3, 5, padding=1), FLGConv2d(64, 64, 1, 8), nn.Conv2d(3, 16, 7, 2, 3)]
+    for layer in layers:
+        frozen = from_convolution(layer)
+        frozen.use(frozen.available_forms()[0])
+        for batch in (1, 3, 8):
+            x = torch.randn(batch, layer.in_channels, 12, 12)
+            with torch.no_grad():
+                expected = frozen(x)
+                try:
+                    torch.set_num_threads(2)
+                    assert_same(frozen(x), expected, 1e-6)
+                finally:
+                    torch.set_num_threads(1)
+
+
+def test_a_gradient_still_reaches_the_input():
+    frozen = freeze(FLGConv2d(4, 4, 1, 2))
+    x = torch.randn(1, 4, 3, 3, requires_grad=True)
+    frozen(x).sum().backward()
+    assert x.grad.abs().sum() > 0
+
+
+def test_bad_requests_get_a_sentence(tmp_path):
+    frozen = from_convolution(nn.Conv2d(4, 4, 3, groups=4))
+    with pytest.raises(ValueError, match="it has"):
+        frozen.use("matmul")
+    with pytest.raises(ValueError, match="must be one of"):
+        frozen.use("fast")
+    torch.save({"weights": torch.zeros(1)}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match="is not a frozen network"):
+        load(tmp_path / "other.pt")
+    save(freeze(resnet((1,), 10)), tmp_path / "frozen.pt")
+    content = torch.load(tmp_path / "frozen.pt", weights_only=True)
+    content["plan"]["steps"][1] = ("x", "call_function", "torch.load", (), {"dict": {}})
+    torch.save(content, tmp_path / "frozen.pt")
+    with pytest.raises(ValueError, match="does not compute on tensors"):
+        load(tmp_path / "frozen.pt")
