@@ -1,4 +1,4 @@
-"""What `flgc bench` compares: the dense network as people run it, masks and groups as PyTorch runs them, frozen ones."""
+"""What `flgc bench` compares: the dense network as people run it, masks and groups in PyTorch, and frozen networks."""
 
 import tempfile
 from collections.abc import Callable, Iterator
