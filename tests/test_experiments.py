@@ -62,6 +62,7 @@ def test_every_run_of_the_quick_grid_can_be_built():
 
 def test_the_record_of_a_run(tiny, root, tmp_path):
     settings = tiny(epochs=2)
+    torch.set_num_threads(2)
     row = run(settings, results=tmp_path / "results", root=root, device="cpu", threads=1)
     recorded = read_runs(tmp_path / "results").iloc[0].to_dict()
     assert recorded == row
