@@ -35,5 +35,5 @@ test: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev,notebooks]'
+	.venv/bin/pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev,notebooks,fast,export]'
 	touch $@

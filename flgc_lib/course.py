@@ -107,8 +107,8 @@ def execute(
         mode: see `mode`.
         into: folder of the result; `folder` itself executes in place.
         solutions: replaces every exercise's stub by the solution folded away below it.
-        measure: notes the time in `TIMES` for the opening cell; without it only where none is noted yet, so that
-            executing a notebook again changes nothing.
+        measure: notes the time in `TIMES` for the opening cell; without it only in place and where none is noted yet,
+            so that executing a notebook again changes nothing.
         folder: of the notebooks.
 
     Raises:
@@ -131,7 +131,7 @@ def execute(
         extra_arguments=["--IPKernelApp.log_level=40"],  # errors only
     )
     client.execute(env={**os.environ, "FLGC_MODE": mode})
-    if into == folder:
+    if measure or into == folder:
         _remember_time(lesson, mode, (time.perf_counter() - started) / 60, replace=measure)
     render_frame(notebook, lesson)
     _forget_what_differs(notebook)

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MINIMUM_PYTHON = (3, 11)
-INSTALL = "type `make run` in the repository, or `pip install -c constraints.txt -e '.[dev,notebooks]'`"
+INSTALL = "type `make run` in the repository, or `pip install -c constraints.txt -e '.[dev,notebooks,fast,export]'`"
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ Source: Motohashi and Yamauchi, section 4; the protocol stands in data/results/R
 """
 
 import os
-import platform
 import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -12,7 +11,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import cpuinfo
 import joblib
 import torch
 from filelock import FileLock
@@ -20,7 +18,7 @@ from torch import nn
 
 from flgc_lib.cost import count
 from flgc_lib.data import load
-from flgc_lib.records import code_version, read_runs, settings_of, write_record
+from flgc_lib.records import code_version, processor_name, read_runs, settings_of, write_record
 from flgc_lib.training import Device, Settings, fit, learned_layers
 
 
@@ -69,7 +67,7 @@ def run(
             "fingerprint": dataset.fingerprint,
             "code": code,
             "torch": torch.__version__,
-            "processor": _processor(module.trainer.strategy.root_device),
+            "processor": processor_name(module.trainer.strategy.root_device),
             "threads": torch.get_num_threads(),
             **_costs(module.model, settings),
             **{k: last[k] for k in ("test_accuracy", "test_loss", "train_loss", "copies", "empty_groups")},
@@ -177,9 +175,3 @@ def _costs(model: nn.Module, settings: Settings) -> dict[str, int]:
         "macs_grouped": without_copies.macs,
         "macs": cost.macs,
     }
-
-
-def _processor(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return cpuinfo.get_cpu_info().get("brand_raw", platform.machine())

@@ -1,205 +1,252 @@
-"""Every figure of the project: one manifest says what it shows, and one command draws it from the records alone.
+"""Every figure of the project: one manifest says what it shows, and one command draws it.
 
-Beside each SVG lies a CSV with the numbers that were plotted; `check` computes them again and compares.
+Beside each SVG lies a CSV with the numbers that it was drawn from; `check` computes them again and compares.
 """
 
 import re
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
-import numpy as np
 import pandas as pd
-import seaborn as sns
-from matplotlib.axes import Axes
+import torch
 from matplotlib.figure import Figure as Canvas
+from torch.nn import functional as F
 
-from flgc_lib.grids import Grid, grid
-from flgc_lib.records import read_runs
+from flgc_lib import analysis, plots
+from flgc_lib.analysis import Records, accuracy_by_groups, of_grid
+from flgc_lib.block_pictures import draw_basic_block, draw_bottleneck_block
+from flgc_lib.grids import Grid
+from flgc_lib.group_pictures import draw_duplication, draw_groups, draw_mask
+from flgc_lib.grouping import duplicates, membership, thresholds
+from flgc_lib.plots import STYLES as STYLES
 
-# Colour, line and marker of each method: told apart in grey and by the colour-blind, the same in every figure.
-_COLOURS = sns.color_palette("colorblind")
-STYLES: dict[str, dict[str, Any]] = {
-    "dense": {"color": "black", "linestyle": "--"},
-    "grouped": {"color": _COLOURS[7], "linestyle": "-", "marker": "s"},
-    "random": {"color": _COLOURS[8], "linestyle": ":", "marker": "D"},
-    "flgc": {"color": _COLOURS[0], "linestyle": "-", "marker": "o"},
-    "flgc-dup": {"color": _COLOURS[3], "linestyle": "-", "marker": "^"},
-    "flgc-randdup": {"color": _COLOURS[1], "linestyle": "--", "marker": "v"},
-    "ring": {"color": _COLOURS[2], "linestyle": "-.", "marker": "P"},
-}
+WIDTH = 7.2  # inches
+_LINE = 105  # letters of a caption in a line of that width
+
+# The worked example of section 3: 8 channels, 4 filters, 2 groups.
+S = torch.tensor([(2.0, 0.3), (1.5, 1.4), (1.0, -0.2), (0.2, 0.1), (0.4, 1.2), (-0.1, 0.9), (0.5, 0.6), (0.0, 0.1)])
+T = torch.tensor([(1.0, 0.0), (0.2, 0.7), (-0.3, 0.1), (0.9, 0.4)])
 
 
 @dataclass(frozen=True)
 class Figure:
-    """An entry of the manifest.
+    """An entry of the manifest, computed from the records of a grid.
 
     Attributes:
         id: name of the files in `figures/`.
         grid: the experiment whose records it is computed from.
         notebook: where it is explained.
         caption: what it shows; `caption_of` adds the data.
-        numbers: from the grid's rows of `runs.csv`, the table of what is plotted.
+        numbers: from the grid's records, the table of what is plotted; without rows there is no figure yet.
         draw: from that table, the picture.
+        height: in inches.
     """
 
     id: str
     grid: Grid
     notebook: str
     caption: str
-    numbers: Callable[[pd.DataFrame], pd.DataFrame]
-    draw: Callable[[pd.DataFrame, Axes], None]
+    numbers: Callable[[Records], pd.DataFrame]
+    draw: Callable[[pd.DataFrame, Canvas], None]
+    height: float = 4.2
 
 
-def interval(values: np.ndarray, draws: int = 10_000) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean over seeds; one seed gives no spread and the value itself twice."""
-    generator = np.random.default_rng(0)  # the same records, the same interval
-    means = generator.choice(values, (draws, len(values))).mean(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
+@dataclass(frozen=True)
+class Drawing:
+    """An entry of the manifest that needs no records.
+
+    Attributes:
+        id: name of the files in `figures/`.
+        notebook: where it is explained.
+        caption: what it shows, and where its numbers come from.
+        draw: the picture.
+        numbers: what it is drawn from, stored beside it; None for a scheme without numbers.
+        height: in inches.
+    """
+
+    id: str
+    notebook: str
+    caption: str
+    draw: Callable[[Canvas], None]
+    numbers: Callable[[], pd.DataFrame] | None = None
+    height: float = 4.2
 
 
-def accuracy_by_groups(runs: pd.DataFrame) -> pd.DataFrame:
-    """Mean test accuracy in % with its interval, over the seeds of each method and number of groups."""
-    rows = []
-    for method in STYLES:
-        for groups, cell in runs[runs["method"] == method].sort_values("seed").groupby("groups"):
-            accuracy = 100 * cell["test_accuracy"].to_numpy(dtype=float)
-            low, high = interval(accuracy)
-            rows.append(
-                {
-                    "method": method,
-                    "groups": groups,
-                    "accuracy": accuracy.mean(),
-                    "low": low,
-                    "high": high,
-                    "seeds": len(cell),
-                    "mega_macs": cell["macs"].mean() / 1e6,
-                    "mega_parameters": cell["parameters"].mean() / 1e6,
-                    "copies": cell["copies"].mean(),
-                    "channels_moved": 100 * cell["channels_moved"].mean(),
-                }
-            )
-    return pd.DataFrame(rows)
+def worked_example() -> pd.DataFrame:
+    """S of the worked example, a row a channel: both scores, its own group, τ of both, and where it is copied."""
+    members, tau = membership(S), thresholds(S, membership(S))
+    copies = duplicates(S, members)
+    return pd.DataFrame(
+        {
+            "channel": range(len(S)),
+            **{f"score_{g}": S[:, g].double().numpy().round(6) for g in range(2)},
+            "own_group": members.int().argmax(dim=1).numpy(),
+            **{f"threshold_{g}": round(float(tau[g]), 6) for g in range(2)},
+            **{f"copied_into_{g}": copies[:, g].int().numpy() for g in range(2)},
+        }
+    )
 
 
-def draw_accuracy_by_groups(numbers: pd.DataFrame, axes: Axes) -> None:
-    """The paper's question: one line a method, the dense network as a level."""
-    for method in [m for m in STYLES if m in set(numbers["method"])]:
-        cells = numbers[numbers["method"] == method]
-        label = f"{method} ({cells['mega_macs'].iloc[0]:.3g} MMAC)" if method == "dense" else method
-        if method == "dense":
-            axes.axhline(cells["accuracy"].iloc[0], label=label, **STYLES[method])
-            continue
-        spread = [cells["accuracy"] - cells["low"], cells["high"] - cells["accuracy"]]
-        axes.errorbar(cells["groups"], cells["accuracy"], yerr=spread, capsize=3, label=label, **STYLES[method])
-    ticks = sorted(numbers["groups"][numbers["method"] != "dense"].unique())
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(ticks, [str(t) for t in ticks])
-    axes.minorticks_off()
-    axes.set_xlabel("number of groups G")
-    axes.set_ylabel("test accuracy after the last epoch (%)")
-    axes.legend(frameon=False, fontsize="small")
+def _draw_blocks(canvas: Canvas) -> None:
+    left, right = canvas.subplots(1, 2)
+    draw_basic_block(left)
+    draw_bottleneck_block(right)
 
 
-def _accuracy(grid: Grid, network: str) -> Figure:
-    return Figure(
-        id=f"{grid}-accuracy-against-groups",
-        grid=grid,
-        notebook="07",
-        caption=f"Accuracy against the number of groups, {network}",
-        numbers=accuracy_by_groups,
-        draw=draw_accuracy_by_groups,
+def _draw_groups(canvas: Canvas) -> None:
+    fixed = [F.one_hot(torch.arange(n) * 2 // n, 2).bool() for n in (len(S), len(T))]
+    titles = {"(a) fixed when the network is built": fixed, "(b) learned": [membership(S), membership(T)]}
+    for axes, (title, (inputs, filters)) in zip(canvas.subplots(1, 2), titles.items(), strict=True):
+        draw_groups(inputs, filters, axes)
+        axes.set_title(title, fontsize=9)
+
+
+def _draw_duplication(canvas: Canvas) -> None:
+    draw_duplication(S, canvas.subplots())
+
+
+def _draw_masks(canvas: Canvas) -> None:
+    members, filters = membership(S), membership(T)
+    titles = {"FLGC": members, "with the rule": members | duplicates(S, members)}
+    for axes, (title, inputs) in zip(canvas.subplots(1, 2), titles.items(), strict=True):
+        draw_mask(inputs, filters, axes)
+        axes.set_title(title, fontsize=9)
+
+
+def _of_experiment(grid: Grid, network: str) -> tuple[Figure, ...]:
+    """All figures that show an experiment with several methods and numbers of groups."""
+    kinds = (
+        ("accuracy-against-groups", "07", "Accuracy against the number of groups", accuracy_by_groups,
+         plots.draw_accuracy_by_groups, 4.4),
+        ("accuracy-against-macs", "07", "Accuracy against actual MACs", accuracy_by_groups,
+         plots.draw_accuracy_by_macs, 4.4),
+        ("paired-differences", "07", "Paired differences in accuracy", analysis.paired_differences,
+         plots.draw_paired_differences, 3.4),
+        ("copies-by-layer", "06", "Copies that the rule makes, by layer, at the end", analysis.copies_by_layer,
+         plots.draw_copies_by_layer, 3.6),
+        ("moves-by-epoch", "06", "Moves of channels between groups", analysis.moves_by_epoch,
+         plots.draw_moves_by_epoch, 3.6),
+        ("group-sizes", "06", "Sizes of the groups at the start (random) and at the end of training",
+         analysis.group_sizes, plots.draw_group_sizes, 3.8),
+    )  # fmt: skip
+    return tuple(
+        Figure(f"{grid}-{name}", grid, notebook, f"{caption}, {network}", numbers, draw, height)
+        for name, notebook, caption, numbers, draw, height in kinds
     )
 
 
 MANIFEST = (
-    _accuracy("quick", "a three-block net"),
-    _accuracy("first", "ResNet-50"),
+    *_of_experiment("quick", "a three-block net"),
+    *_of_experiment("first", "ResNet-50"),
+    *_of_experiment("small", "a bottleneck net with one block a stage and 16 channels in the stem"),
+    *_of_experiment("paper", "ResNet-50"),
+    *_of_experiment("gpu", "ResNet-50 with a 3×3 stem at full resolution"),
+)
+DRAWINGS = (
+    Drawing("residual-blocks", "01", "The two residual blocks (the paper's Fig. 1, redrawn).", _draw_blocks, None, 6.6),
+    Drawing(
+        "groups-fixed-and-learned",
+        "03",
+        "Channels, groups and filters, (a) fixed and (b) learned (the paper's Fig. 2, redrawn; the worked example).",
+        _draw_groups,
+        worked_example,
+    ),
+    Drawing(
+        "duplication-rule",
+        "04",
+        "The duplication rule, k = 3, on the worked example: one channel is copied.",
+        _draw_duplication,
+        worked_example,
+    ),
+    Drawing("masks", "04", "Masks M of the worked example; numbers: the group.", _draw_masks, worked_example, 2.6),
 )
 
 
-def rows_of(figure: Figure, results: Path) -> pd.DataFrame:
-    """The rows of `runs.csv` that belong to the figure's grid, on whichever dataset they were run.
-
-    Raises:
-        ValueError: if there are rows of several datasets, which must not be mixed in one figure.
-    """
-    runs = read_runs(results)
-    names = {s.id for data in runs["data"].unique() for s in grid(figure.grid, data)}
-    rows = runs[runs["run"].isin(names)]
-    if rows["fingerprint"].nunique() > 1:
-        raise ValueError(f"{results / 'runs.csv'} has runs of {figure.grid} on several datasets; keep one a folder")
-    return rows
-
-
-def caption_of(figure: Figure, rows: pd.DataFrame) -> str:
+def caption_of(figure: Figure, records: Records, numbers: pd.DataFrame) -> str:
     """The caption with the data that the numbers come from."""
-    seeds = rows["seed"].nunique()
-    spread = f"{seeds} seeds; bars: 95 % bootstrap interval over seeds" if seeds > 1 else "one seed"
-    return f"{figure.caption}: {rows['data'].iloc[0]}, {rows['epochs'].iloc[0]} epochs, {len(rows)} runs, {spread}."
+    return f"{figure.caption}: {records.describe(numbers)}."
 
 
 def regenerate(results: Path, folder: Path) -> list[Path]:
-    """Draws every figure that the records hold rows for: `<id>.svg` and `<id>.csv`.
+    """Draws every drawing, and every figure that the records hold rows for: `<id>.svg` and `<id>.csv`.
 
     The same records give the same bytes.
     """
-    written = []
     folder.mkdir(parents=True, exist_ok=True)
-    for figure in MANIFEST:
-        rows = rows_of(figure, results)
-        if rows.empty:
-            continue
-        numbers = figure.numbers(rows)
-        with mpl.rc_context({"svg.hashsalt": "flgc", "axes.spines.top": False, "axes.spines.right": False}):
-            canvas = Canvas(figsize=(6.4, 4.2), layout="constrained")
-            axes = canvas.subplots()
-            figure.draw(numbers, axes)
-            axes.set_title(caption_of(figure, rows), fontsize="small", loc="left", wrap=True)
-            canvas.savefig(folder / f"{figure.id}.svg", metadata={"Date": None})
-        numbers.to_csv(folder / f"{figure.id}.csv", index=False)
-        written.append(folder / f"{figure.id}.svg")
+    written = []
+    for drawing in DRAWINGS:
+        stored = None if drawing.numbers is None else drawing.numbers()
+        written.append(_save(folder / drawing.id, drawing.caption, drawing.height, drawing.draw, stored))
+    for figure, records, numbers in _computed(results):
+        if not numbers.empty:
+            caption, draw = caption_of(figure, records, numbers), partial(figure.draw, numbers)
+            written.append(_save(folder / figure.id, caption, figure.height, draw, numbers))
     return written
 
 
-def write_tables(document: Path, results: Path) -> str:
-    """The text of a document with its tables computed anew from the records.
-
-    A table stands between the lines `<!-- table: GRID -->` and `<!-- /table -->`; one without records stays as it is.
-    """
-
-    def table(match: re.Match[str]) -> str:
-        figure = next(f for f in MANIFEST if f.grid == match["grid"])
-        rows = rows_of(figure, results)
-        return match[0] if rows.empty else f"{match['open']}\n{_markdown(accuracy_by_groups(rows))}\n{match['close']}"
-
-    pattern = r"(?P<open><!-- table: (?P<grid>\w+) -->)\n.*?(?P<close><!-- /table -->)"
-    return re.sub(pattern, table, document.read_text(), flags=re.DOTALL)
-
-
 def check(results: Path, folder: Path) -> list[str]:
-    """Compares the stored numbers of every figure with those computed from the records now.
+    """Compares the stored numbers of every figure with those computed now.
 
     Returns:
         A sentence for each figure that is missing, or whose numbers are not the records'.
     """
     problems = []
-    for figure in MANIFEST:
-        rows, stored = rows_of(figure, results), folder / f"{figure.id}.csv"
-        if rows.empty and not stored.exists():
+    wanted = [(d.id, None if d.numbers is None else d.numbers()) for d in DRAWINGS]
+    wanted += [(figure.id, numbers) for figure, _, numbers in _computed(results)]
+    for name, numbers in wanted:
+        picture, stored = folder / f"{name}.svg", folder / f"{name}.csv"
+        if numbers is not None and numbers.empty and not stored.exists():
             continue
-        if not stored.exists() or not stored.with_suffix(".svg").exists():
-            problems.append(f"{stored.with_suffix('.svg')} is missing: type `flgc figures`")
-            continue
-        try:
-            pd.testing.assert_frame_equal(pd.read_csv(stored), figure.numbers(rows), check_dtype=False)
-        except (AssertionError, KeyError, ValueError) as error:  # ValueError: not a table
-            reason = str(error).splitlines()[0]
-            problems.append(f"{stored} is not what the records say ({reason}): type `flgc figures`")
+        if not picture.exists() or (numbers is not None and not stored.exists()):
+            problems.append(f"{picture} is missing: type `flgc figures`")
+        elif numbers is not None:
+            try:
+                pd.testing.assert_frame_equal(pd.read_csv(stored), numbers, check_dtype=False)
+            except (AssertionError, KeyError, ValueError) as error:  # ValueError: not a table
+                reason = str(error).splitlines()[0]
+                problems.append(f"{stored} is not what the records say ({reason}): type `flgc figures`")
     return problems
+
+
+def write_tables(document: Path, results: Path) -> str:
+    """The text of a document with its tables and answers computed anew from the records.
+
+    A table stands between the lines `<!-- table: GRID -->` and `<!-- /table -->`, the answer to the paper's question
+    between `<!-- answer: GRID -->` and `<!-- /answer -->`; one without records stays as it is.
+    """
+
+    def fill(match: re.Match[str]) -> str:
+        records = of_grid(match["grid"], results)  # type: ignore[arg-type]
+        if records.runs.empty:
+            return match[0]
+        text = _markdown(accuracy_by_groups(records)) if match["kind"] == "table" else analysis.answer(records)
+        return f"{match['open']}\n{text}\n{match['close']}"
+
+    pattern = r"(?P<open><!-- (?P<kind>table|answer): (?P<grid>\w+) -->)\n.*?(?P<close><!-- /(?P=kind) -->)"
+    return re.sub(pattern, fill, document.read_text(), flags=re.DOTALL)
+
+
+def _computed(results: Path) -> list[tuple[Figure, Records, pd.DataFrame]]:
+    """Every figure with its records and numbers, of which a figure without records has none."""
+    of = {name: of_grid(name, results) for name in dict.fromkeys(figure.grid for figure in MANIFEST)}
+    return [(f, of[f.grid], f.numbers(of[f.grid]) if len(of[f.grid].runs) else pd.DataFrame()) for f in MANIFEST]
+
+
+def _save(
+    path: Path, caption: str, height: float, draw: Callable[[Canvas], None], numbers: pd.DataFrame | None
+) -> Path:
+    with mpl.rc_context({"svg.hashsalt": "flgc", "axes.spines.top": False, "axes.spines.right": False}):
+        canvas = Canvas(figsize=(WIDTH, height), layout="constrained")
+        draw(canvas)
+        canvas.suptitle(textwrap.fill(caption, _LINE), fontsize="small", x=0.01, ha="left")
+        canvas.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+    if numbers is not None:
+        numbers.to_csv(path.with_suffix(".csv"), index=False)
+    return path.with_suffix(".svg")
 
 
 def _markdown(numbers: pd.DataFrame) -> str:

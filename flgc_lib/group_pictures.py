@@ -60,11 +60,11 @@ def draw_duplication(S: Tensor, axes: Axes, *, top_k: int = 3, score: Score = "l
     tau = thresholds(scores, members, top_k)
     channel_y, group_y = _spread(len(S)), _spread(S.shape[1])
     for c, g in members.nonzero().tolist():
-        _line(axes, 0.1, channel_y[c], 0.72, group_y[g], group_colour(g), "-")
-        axes.text(0.19, channel_y[c], f"{scores[c, g]:.2f}", fontsize=7, ha="center", va="center", backgroundcolor="w")
+        _line(axes, 0.25, channel_y[c], 0.76, group_y[g], group_colour(g), "-")
+        axes.text(0.19, channel_y[c], f"{scores[c, g]:.2f}", fontsize=8, ha="center", va="center")
     for c, g in copies.nonzero().tolist():
-        _line(axes, 0.1, channel_y[c], 0.72, group_y[g], group_colour(g), (0, (4, 2)), width=2.4)
-        x, y = 0.5, channel_y[c] + (group_y[g] - channel_y[c]) * 0.65
+        _line(axes, 0.25, channel_y[c], 0.76, group_y[g], group_colour(g), (0, (4, 2)), width=2.4)
+        x, y = 0.25 + 0.51 * 0.65, channel_y[c] + (group_y[g] - channel_y[c]) * 0.65
         text = f"copy: {scores[c, g]:.2f} > {tau[g]:.2f}"
         axes.text(x, y, text, fontsize=7, ha="center", va="center", bbox={"fc": "w", "ec": group_colour(g), "ls": "--"})
     for c in range(len(S)):
@@ -125,7 +125,10 @@ def draw_scores(S: Tensor, axes: Axes, *, top_k: int | None = None, score: Score
         for c in range(C):
             for g in range(G):
                 bright = abs(float(scores[c, g])) > 0.65 * span
-                axes.text(g, c, f"{scores[c, g]:.2f}", ha="center", va="center", color="w" if bright else "k")
+                text = f"{scores[c, g]:.2f}"
+                axes.text(
+                    g, c, text, ha="center", va="center", color="w" if bright else "k", fontsize=8 if C <= 8 else 7
+                )
     frames = [(members, "-")]
     labels = [f"{g}" for g in range(G)]
     if top_k is not None:
@@ -155,7 +158,7 @@ def draw_row(S: Tensor, channel: int, axes: Axes, *, top_k: int = 3, score: Scor
              width=0.6)  # fmt: skip
     for g in groups:
         if torch.isfinite(tau[g]):
-            axes.hlines(float(tau[g]), g - 0.4, g + 0.4, color="k", linewidth=2, label="τ(g)" if g == 0 else None)
+            axes.hlines(float(tau[g]), g - 0.4, g + 0.4, color="k", linewidth=2, label="τ(g)" if g == 0 else "")
         words = "own" if members[channel, g] else "copied" if copied[g] else ""
         axes.text(g, max(0.0, float(scores[channel, g])), words, ha="center", va="bottom", fontsize=8)
     axes.axhline(0, color="0.6", linewidth=0.8)

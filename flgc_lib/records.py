@@ -4,6 +4,8 @@ Every file is replaced whole, under a lock, so that neither a kill nor a full di
 """
 
 import os
+import platform
+import re
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -12,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from filelock import FileLock
 from torch import Tensor
 
@@ -155,6 +158,15 @@ def code_version() -> str:
         return commit + ("+changed" if git("status", "--porcelain", "--", "*.py") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def processor_name(device: torch.device) -> str:
+    """What a run was computed on, as the driver or the operating system calls it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    table = Path("/proc/cpuinfo")  # Linux's platform.processor() is often empty
+    named = re.search(r"^model name\s*: (.+)$", table.read_text(), re.MULTILINE) if table.exists() else None
+    return named[1] if named else platform.processor() or platform.machine()
 
 
 def _read(path: Path, columns: tuple[str, ...], key: list[str]) -> pd.DataFrame:

@@ -1,5 +1,7 @@
 """The benchmark measures what it says and records it."""
 
+from itertools import pairwise
+
 import pandas as pd
 import pytest
 import torch
@@ -78,4 +80,4 @@ def test_candidates_alternate():
     found = medians({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repetitions=3)
     assert found.keys() == {"a", "b"}
     assert all(seconds >= 0 for seconds in found.values())
-    assert {"ab", "ba"} <= {x + y for x, y in zip(calls, calls[1:], strict=False)}
+    assert {"ab", "ba"} <= {x + y for x, y in pairwise(calls)}

@@ -5,9 +5,9 @@ from dataclasses import asdict
 import pytest
 import torch
 
+from flgc_lib.data import synthetic
 from flgc_lib.deploy import freeze_checkpoint
 from flgc_lib.frozen import load
-from flgc_lib.data import synthetic
 from flgc_lib.training import Classifier, Settings
 
 

@@ -1,0 +1,300 @@
+"""Tables computed from the records: accuracy, paired differences, moves, copies and sizes of groups.
+
+`of_grid` reads what an experiment left behind; the other functions make of it a table with a row for every point of
+a figure. One seed gives no spread, and no table pretends that it does.
+
+Source: Motohashi and Yamauchi, section 4; protocol and columns in data/results/README.md.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pandas as pd
+
+from flgc_lib.grids import Grid, grid
+from flgc_lib.layers import Method
+from flgc_lib.records import read_epochs, read_groups, read_runs
+
+Pair = tuple[Method, Method]
+Arrays = dict[str, np.ndarray]  # those of groups/<run>.npz
+
+PAIRS: tuple[Pair, ...] = (("flgc-dup", "flgc"), ("flgc-dup", "flgc-randdup"), ("flgc", "random"))
+"""The paper's question, and its two controls: does it matter which maps are copied, and that groups are learned?"""
+JUDGED_FROM = 5
+"""Seeds: a bootstrap interval from fewer is much too narrow (notebook 07 measures how much), so none is judged by."""
+QUANTILES = {"smallest": 0, "low": 0.1, "median": 0.5, "high": 0.9, "largest": 1}
+_NOT_SHOWN = ("dense", "grouped", "random", "ring", "flgc-randdup")  # four never move; the last does as flgc-dup does
+
+
+@dataclass(frozen=True, eq=False)
+class Records:
+    """What one experiment left behind.
+
+    Attributes:
+        folder: of all records.
+        runs: its rows of `runs.csv`.
+        epochs: their rows of `epochs.csv`.
+        planned: how many runs the experiment has.
+    """
+
+    folder: Path
+    runs: pd.DataFrame
+    epochs: pd.DataFrame
+    planned: int
+
+    def groups(self, run: str) -> Arrays:
+        """Assignments of a run by layer and kind; none for a run that has no `groups/<run>.npz`."""
+        path = self.folder / "groups" / f"{run}.npz"
+        return read_groups(self.folder, run) if path.exists() else {}
+
+    def describe(self, numbers: pd.DataFrame) -> str:
+        """Data, epochs, runs and seeds that a table was computed from, as every caption names them."""
+        methods = set(numbers["method"]) | set(numbers.get("baseline", ()))
+        runs = self.runs[self.runs["method"].isin(methods)]
+        seeds = runs["seed"].nunique()
+        spread = f"{seeds} seeds" if seeds > 1 else "one seed"
+        if seeds > 1 and "seeds" in numbers:
+            spread += "; bars: 95 % bootstrap interval over seeds"
+        epochs = " or ".join(map(str, sorted(runs["epochs"].unique())))
+        return f"{runs['data'].iloc[0]}, {epochs} epochs, {len(runs)} run{'s' * (len(runs) > 1)}, {spread}"
+
+
+def of_grid(name: Grid, folder: Path) -> Records:
+    """The records of an experiment, on whichever dataset it was run.
+
+    Args:
+        name: of the grid.
+        folder: of the records.
+
+    Raises:
+        ValueError: if it was run on several datasets, which must not be mixed in one figure.
+    """
+    runs = read_runs(folder)
+    names = {s.id for data in runs["data"].unique() for s in grid(name, data)}
+    runs = runs[runs["run"].isin(names)].reset_index(drop=True)
+    if runs["fingerprint"].nunique() > 1:
+        raise ValueError(f"{folder / 'runs.csv'} has runs of {name} on several datasets; keep one a folder")
+    epochs = read_epochs(folder) if len(runs) else pd.DataFrame(columns=["run"])
+    return Records(folder, runs, epochs[epochs["run"].isin(runs["run"])].reset_index(drop=True), len(grid(name)))
+
+
+def interval(values: np.ndarray, draws: int = 10_000) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean over seeds; one seed gives no spread and the value itself twice."""
+    generator = np.random.default_rng(0)  # the same records, the same interval
+    means = generator.choice(values, (draws, len(values))).mean(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def accuracy_by_groups(records: Records) -> pd.DataFrame:
+    """Mean test accuracy in % with its interval, over the seeds of each method and number of groups; and costs."""
+    rows = []
+    for method, groups, cell in _cells(records.runs):
+        accuracy = 100 * cell["test_accuracy"].to_numpy(dtype=float)
+        low, high = interval(accuracy)
+        rows.append(
+            {
+                "method": method,
+                "groups": groups,
+                "accuracy": accuracy.mean(),
+                "low": low,
+                "high": high,
+                "seeds": len(cell),
+                "mega_macs": cell["macs"].mean() / 1e6,
+                "mega_parameters": cell["parameters"].mean() / 1e6,
+                "copies": cell["copies"].mean(),
+                "channels_moved": 100 * cell["channels_moved"].mean(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def paired_differences(records: Records, pairs: Iterable[Pair] = PAIRS) -> pd.DataFrame:
+    """Mean difference in test accuracy, in percentage points, over the seeds that both methods of a pair have.
+
+    The same seed gives both methods the same images in the same order, so what a seed does to both cancels.
+
+    Args:
+        records: of an experiment.
+        pairs: (method, baseline) each; where there is no common seed there is no row.
+    """
+    by_seed = records.runs.set_index(["method", "groups", "seed"])["test_accuracy"].astype(float).sort_index()
+    rows = []
+    for method, baseline in pairs:
+        for groups in sorted(records.runs["groups"].unique()):
+            if (method, groups) not in by_seed or (baseline, groups) not in by_seed:
+                continue
+            differences = (100 * (by_seed[method, groups] - by_seed[baseline, groups]).dropna()).to_numpy()
+            if not len(differences):
+                continue
+            low, high = interval(differences)
+            rows.append(
+                {
+                    "method": method,
+                    "baseline": baseline,
+                    "groups": groups,
+                    "difference": differences.mean(),
+                    "low": low,
+                    "high": high,
+                    "seeds": len(differences),
+                    "seeds_above": int((differences > 0).sum()),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def verdict(low: float, high: float, seeds: int) -> str:
+    """What an interval of a difference says: "higher", "lower", "not separable with 5 seeds", or why nothing."""
+    if seeds < 2:
+        return "one seed: no interval, nothing small is separable"
+    if seeds < JUDGED_FROM:
+        return f"not judged: {seeds} seeds, {JUDGED_FROM} are needed"
+    return "higher" if low > 0 else "lower" if high < 0 else f"not separable with {seeds} seeds"
+
+
+def answer(records: Records) -> str:
+    """The paper's question answered from the records in three sentences, or the sentence that there are none."""
+    differences = paired_differences(records)
+    if differences.empty:
+        return "None of the three comparisons has two runs of one seed yet."
+    questions = {
+        PAIRS[0]: "Accuracy with the rule (flgc-dup) minus without (flgc)",
+        PAIRS[1]: "With the rule's copies minus as many random ones (flgc-randdup)",
+        PAIRS[2]: "With learned groups (flgc) minus with random ones (random)",
+    }
+    sentences = []
+    for (method, baseline), question in questions.items():
+        rows = differences[(differences["method"] == method) & (differences["baseline"] == baseline)]
+        parts = [
+            f"{row['difference']:+.2f}{_bracket(row)} points at G = {row['groups']}, "
+            f"{verdict(row['low'], row['high'], row['seeds'])}"
+            for row in rows.to_dict("records")
+        ]
+        sentences.append(f"{question}: {'; '.join(parts) or 'not run yet'}.")
+    return "\n".join(sentences)
+
+
+def moves_by_epoch(records: Records) -> pd.DataFrame:
+    """Share of channels, in %, in another group than at the start and than an epoch before; mean over seeds."""
+    settings = records.runs.set_index("run")[["method", "groups"]]
+    table = records.epochs.join(settings, on="run")
+    table = table[~table["method"].isin(_NOT_SHOWN)]
+    columns = ["channels_moved", "channels_moved_last", "filters_moved"]
+    means = table.groupby(["method", "groups", "epoch"])[columns].mean() * 100
+    return means.reset_index()
+
+
+def copies_by_layer(records: Records) -> pd.DataFrame:
+    """Copies that the rule makes at the end of training, in each layer in the network's order; mean over seeds."""
+    rows = [
+        {"method": row["method"], "groups": row["groups"], **layer}
+        for row, arrays in _with_arrays(records)
+        if str(row["method"]).endswith("-dup")
+        for layer in layers(arrays).to_dict("records")
+    ]
+    if not rows:
+        return pd.DataFrame()
+    table = pd.DataFrame(rows)
+    by = ["method", "groups", "place", "layer", "channels"]
+    return table.groupby(by, sort=True)["copies"].mean().reset_index()
+
+
+def group_sizes(records: Records) -> pd.DataFrame:
+    """How unequal groups are: size over the equal size, C/G or N/G, over all groups, layers and seeds.
+
+    Returns:
+        A row for each method, number of groups, kind (channels, filters) and moment (start, end): smallest, 10 %
+        quantile, median, 90 % quantile, largest, and the share of empty groups in %.
+    """
+    collected: dict[tuple[str, int, str, str], list[np.ndarray]] = {}
+    for row, arrays in _with_arrays(records):
+        if row["method"] in _NOT_SHOWN:
+            continue
+        for layer in layers(arrays)["layer"]:
+            for kind, key in (("channels", "channel_group"), ("filters", "filter_group")):
+                history = arrays[f"{layer}.{key}"]
+                for moment, groups_of in (("start", history[0]), ("end", history[-1])):
+                    sizes = np.bincount(groups_of, minlength=row["groups"]) * row["groups"] / history.shape[1]
+                    collected.setdefault((row["method"], row["groups"], kind, moment), []).append(sizes)
+    rows = []
+    for (method, groups, kind, moment), parts in collected.items():
+        sizes = np.concatenate(parts)
+        quantiles = np.quantile(sizes, list(QUANTILES.values()))
+        rows.append([method, groups, kind, moment, *quantiles.tolist(), 100 * float((sizes == 0).mean())])
+    table = pd.DataFrame(rows, columns=["method", "groups", "kind", "moment", *QUANTILES, "empty"])
+    return table.sort_values(["groups", "kind"], kind="stable", ignore_index=True)
+
+
+# One run's assignments: the arrays of its npz, or of a network that was trained just now.
+
+
+def layers(arrays: Arrays) -> pd.DataFrame:
+    """The layers of a run in the network's order, with what became of them.
+
+    Returns:
+        Columns layer, place (0, 1, …), channels (C), filters (N), copies at the end, and the share of channels and
+        filters in % whose group at the end is not that of the start.
+    """
+    names = [key.removesuffix(".channel_group") for key in arrays if key.endswith(".channel_group")]
+    rows = []
+    for place, name in enumerate(names):
+        channels, filters = arrays[f"{name}.channel_group"], arrays[f"{name}.filter_group"]
+        rows.append(
+            {
+                "layer": name,
+                "place": place,
+                "channels": channels.shape[1],
+                "filters": filters.shape[1],
+                "copies": int(arrays[f"{name}.copies"][-1]),
+                "channels_moved": 100 * float((channels[0] != channels[-1]).mean()),
+                "filters_moved": 100 * float((filters[0] != filters[-1]).mean()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def transitions(before: np.ndarray, after: np.ndarray, groups: int) -> np.ndarray:
+    """Flow between groups, (G, G): how many channels were in group i (row) before and are in group j (column) after."""
+    flow = np.zeros((groups, groups), dtype=int)
+    np.add.at(flow, (before, after), 1)
+    return flow
+
+
+def copied(arrays: Arrays, snapshot: int = -1) -> pd.DataFrame:
+    """Who is copied where: a row for each copy, with layer, channel, its own group and the group it is copied into.
+
+    Args:
+        arrays: of a run.
+        snapshot: position in `snapshots`: 0 start, 1 half-way, -1 end.
+    """
+    epoch = arrays["snapshots"][snapshot]
+    rows = []
+    for name in layers(arrays)["layer"]:
+        inputs, own = arrays[f"{name}.inputs"][snapshot], arrays[f"{name}.channel_group"][epoch]
+        for channel, group in np.argwhere(inputs).tolist():
+            if group != own[channel]:
+                rows.append({"layer": name, "channel": channel, "own": int(own[channel]), "into": group})
+    return pd.DataFrame(rows, columns=["layer", "channel", "own", "into"])
+
+
+def _cells(runs: pd.DataFrame) -> Iterator[tuple[str, int, pd.DataFrame]]:
+    """Runs by method, in the order of `layers.Method`, and number of groups; seeds in order."""
+    for method in get_args(Method):
+        for groups, cell in runs[runs["method"] == method].sort_values("seed").groupby("groups"):
+            yield method, int(groups), cell
+
+
+def _with_arrays(records: Records) -> Iterator[tuple[dict, Arrays]]:
+    """Rows whose groups were recorded, by method, number of groups and seed."""
+    for _, _, cell in _cells(records.runs):
+        for row in cell.to_dict("records"):
+            arrays = records.groups(row["run"])
+            if arrays:
+                yield row, arrays
+
+
+def _bracket(row: dict) -> str:
+    return f" [{row['low']:+.2f}, {row['high']:+.2f}]" if row["seeds"] > 1 else ""

@@ -1,0 +1,158 @@
+"""The experiment's figures: each draws one table of `flgc_lib.analysis` on a canvas.
+
+Colour, line and marker always differ together, so that the figures read in grey and for the colour-blind.
+"""
+
+from collections.abc import Iterable
+from typing import Any, get_args
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+
+from flgc_lib.layers import Method
+
+# Colour, line and marker of each method: the same in every figure.
+_COLOURS = sns.color_palette("colorblind")
+STYLES: dict[str, dict[str, Any]] = {
+    "dense": {"color": "black", "linestyle": "--"},
+    "grouped": {"color": _COLOURS[7], "linestyle": "-", "marker": "s"},
+    "random": {"color": _COLOURS[8], "linestyle": ":", "marker": "D"},
+    "flgc": {"color": _COLOURS[0], "linestyle": "-", "marker": "o"},
+    "flgc-dup": {"color": _COLOURS[3], "linestyle": "-", "marker": "^"},
+    "flgc-randdup": {"color": _COLOURS[1], "linestyle": "--", "marker": "v"},
+    "ring": {"color": _COLOURS[2], "linestyle": "-.", "marker": "P"},
+}
+_MARKERS = "osD^vP*X"
+_LINES = ("-", "--", "-.", ":")
+
+
+def draw_accuracy_by_groups(numbers: pd.DataFrame, canvas: Canvas) -> None:
+    """The paper's question: one line a method, the dense network as a level."""
+    axes = canvas.subplots()
+    for method, cells in _by_method(numbers):
+        if method == "dense":
+            label = f"{method} ({cells['mega_macs'].iloc[0]:.3g} MMAC)"
+            axes.axhline(cells["accuracy"].iloc[0], label=label, **STYLES[method])
+        else:
+            _errorbar(axes, cells, "groups", "accuracy", label=method, **STYLES[method])
+    _group_axis(axes, numbers["groups"][numbers["method"] != "dense"])
+    axes.set_ylabel("test accuracy after the last epoch (%)")
+    axes.legend(frameon=False, fontsize="small")
+
+
+def draw_accuracy_by_macs(numbers: pd.DataFrame, canvas: Canvas) -> None:
+    """The same accuracies against what the networks really cost."""
+    axes = canvas.subplots()
+    for method, cells in _by_method(numbers):
+        style = {"marker": "*"} | STYLES[method]  # dense, a level elsewhere, is a point here
+        _errorbar(axes, cells, "mega_macs", "accuracy", label=method, **style)
+    costs = numbers.groupby("groups")["mega_macs"].min()
+    axes.set_xscale("log")
+    axes.set_xticks(costs, [f"{cost:.3g}\n{'dense' if g == 1 else f'G = {g}'}" for g, cost in costs.items()])
+    axes.minorticks_off()
+    axes.set_xlabel("multiply-accumulates for one image, copies included (millions, log scale; marked: the cheapest)")
+    axes.set_ylabel("test accuracy after the last epoch (%)")
+    axes.legend(frameon=False, fontsize="small")
+
+
+def draw_paired_differences(numbers: pd.DataFrame, canvas: Canvas) -> None:
+    """One panel a pair of methods: difference against G, 0 is no difference."""
+    pairs = list(dict.fromkeys(zip(numbers["method"], numbers["baseline"], strict=True)))
+    panels = canvas.subplots(1, len(pairs), sharey=True, squeeze=False)[0]
+    for axes, (method, baseline) in zip(panels, pairs, strict=True):
+        cells = numbers[(numbers["method"] == method) & (numbers["baseline"] == baseline)]
+        axes.axhline(0, color="0.5", linewidth=1)
+        _errorbar(axes, cells, "groups", "difference", **(STYLES[method] | {"linestyle": "none"}))
+        _group_axis(axes, numbers["groups"])
+        axes.set_title(f"{method} − {baseline}", fontsize="small")
+    panels[0].set_ylabel("difference in test accuracy\n(percentage points)")
+
+
+def draw_copies_by_layer(numbers: pd.DataFrame, canvas: Canvas) -> None:
+    """Copies in % of a layer's channels, from the first layer to the last; one line a number of groups."""
+    axes = canvas.subplots()
+    for label, cells, style in _series(numbers):
+        axes.plot(cells["place"], 100 * cells["copies"] / cells["channels"], label=label, markersize=4, **style)
+    layers = numbers.drop_duplicates("place").set_index("place")["layer"]
+    stage = layers.str.split(".").str[0]
+    first = stage[~stage.duplicated()]  # of each stage
+    axes.set_xticks(first.index, first.tolist())
+    axes.set_xlabel("layer, in the network's order; the mark is where a stage begins")
+    axes.set_ylabel("copies (% of the layer's channels)")
+    axes.legend(frameon=False, fontsize="small")
+
+
+def draw_moves_by_epoch(numbers: pd.DataFrame, canvas: Canvas) -> None:
+    """Share of channels in another group than at the start (left) and than an epoch before (right)."""
+    panels = canvas.subplots(1, 2)
+    columns = {"channels_moved": "than at the start", "channels_moved_last": "than an epoch before"}
+    for axes, (column, words) in zip(panels, columns.items(), strict=True):
+        for label, cells, style in _series(numbers):
+            axes.plot(cells["epoch"], cells[column], label=label, markersize=4, **style)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(f"channels in another group\n{words} (%)")
+        axes.set_ylim(0, None)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    panels[1].legend(frameon=False, fontsize="small", bbox_to_anchor=(1, 1), loc="upper left")
+
+
+def draw_group_sizes(numbers: pd.DataFrame, canvas: Canvas) -> None:
+    """Sizes of the groups over the equal size: median, 10 to 90 % (thick) and smallest to largest (thin)."""
+    panels = canvas.subplots(1, 2, sharey=True)
+    groups = sorted(numbers["groups"].unique())
+    series = list(dict.fromkeys(zip(numbers["method"], numbers["moment"], strict=True)))
+    for axes, kind in zip(panels, ("channels", "filters"), strict=True):
+        axes.axhline(1, color="0.5", linewidth=1, linestyle="--")
+        for order, (method, moment) in enumerate(series):
+            of = (numbers["kind"] == kind) & (numbers["method"] == method) & (numbers["moment"] == moment)
+            cells = numbers[of]
+            offset = 0.7 * ((order + 0.5) / len(series) - 0.5)
+            places = np.array([groups.index(g) + offset for g in cells["groups"]])
+            colour = STYLES[method]["color"]
+            axes.vlines(places, cells["smallest"], cells["largest"], color=colour, linewidth=1)
+            axes.vlines(places, cells["low"], cells["high"], color=colour, linewidth=5, alpha=0.5)
+            filled = {"start": "white", "end": colour}[moment]
+            style = {"color": colour, "marker": STYLES[method]["marker"], "markerfacecolor": filled}
+            axes.plot(places, cells["median"], linestyle="none", label=f"{method}, {moment}", **style)
+        axes.set_xticks(range(len(groups)), [str(g) for g in groups])
+        axes.set_xlabel("number of groups G")
+        axes.set_title(f"{kind} of a group", fontsize="small")
+    panels[0].set_ylabel("size over the equal size (no unit)")
+    panels[1].legend(frameon=False, fontsize="small", bbox_to_anchor=(1, 1), loc="upper left")
+
+
+def _errorbar(axes: Axes, cells: pd.DataFrame, x: str, y: str, **style: Any) -> None:  # noqa: ANN401
+    """Points with their intervals; a single seed has none, and gets no bar."""
+    spread = [(cells[y] - cells["low"]).clip(lower=0), (cells["high"] - cells[y]).clip(lower=0)]
+    axes.errorbar(cells[x], cells[y], yerr=spread if (cells["seeds"] > 1).any() else None, capsize=3, **style)
+
+
+def _group_axis(axes: Axes, groups: "pd.Series[int]") -> None:
+    ticks = sorted(groups.unique())
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ticks, [str(t) for t in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel("number of groups G")
+
+
+def _by_method(numbers: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
+    for method in get_args(Method):
+        cells = numbers[numbers["method"] == method]
+        if len(cells):
+            yield method, cells
+
+
+def _series(numbers: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame, dict[str, Any]]]:
+    """One line a method and number of groups: light to dark with G, marker for G, line for the method."""
+    groups = sorted(numbers["groups"].unique())
+    colours = sns.color_palette("flare", len(groups)) if len(groups) > 1 else [_COLOURS[0]]
+    for order, (method, cells) in enumerate(_by_method(numbers)):
+        for g, colour, marker in zip(groups, colours, _MARKERS, strict=False):
+            line = cells[cells["groups"] == g]
+            if len(line):
+                filled = colour if order % 2 == 0 else "white"
+                style = {"color": colour, "marker": marker, "markerfacecolor": filled}
+                yield f"{method}, G = {g}", line, style | {"linestyle": _LINES[order % len(_LINES)]}

@@ -1,0 +1,301 @@
+"""Figures: computed from the records alone, the same bytes every time, and refused when they are not the records'."""
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from flgc_lib import analysis, figures
+from flgc_lib.analysis import accuracy_by_groups, copies_by_layer, group_sizes, interval, of_grid
+from flgc_lib.figures import DRAWINGS, MANIFEST, STYLES, caption_of, check, regenerate, worked_example, write_tables
+from flgc_lib.plots import draw_accuracy_by_groups, draw_copies_by_layer, draw_group_sizes, draw_paired_differences
+from flgc_lib.records import read_runs, write_record
+from flgc_lib.training import Classifier, Method, Settings
+
+REPOSITORY = Path(__file__).parents[1]
+ACCURACIES = {  # by (method, groups), one for each seed
+    ("dense", 1): (0.9, 0.8, 0.7),
+    ("grouped", 2): (0.5, 0.5, 0.5),
+    ("flgc", 2): (0.6, 0.7, 0.65),
+    ("flgc", 4): (0.4, 0.5, 0.6),
+}
+
+
+def grid(name, data=None):
+    """In place of `grids.grid`: a small one, with three seeds, for "quick"; nothing for the others."""
+    return [
+        Settings(method=method, groups=groups, seed=seed, data=data or "tiny", epochs=2)
+        for method, groups in ACCURACIES
+        for seed in range(3)
+        if name == "quick"
+    ]
+
+
+def write(record, results, settings, **measured):
+    row, epochs = record(settings, **measured)
+    write_record(results, row, epochs, {})
+
+
+@pytest.fixture(scope="module")
+def written(record, tmp_path_factory):
+    """The records of a grid of three seeds, and of a run that no figure asks for."""
+    folder = tmp_path_factory.mktemp("records")
+    for settings in grid("quick"):
+        accuracy = ACCURACIES[settings.method, settings.groups][settings.seed]
+        macs = 1_000_000 * (settings.seed + settings.groups)
+        write(record, folder, settings, test_accuracy=accuracy, macs=macs, channels_moved=0.25)
+    write(record, folder, Settings(seed=77, epochs=1), test_accuracy=0.01)
+    return folder
+
+
+@pytest.fixture
+def results(written, tmp_path, monkeypatch):
+    """A copy of them, for the test to change."""
+    monkeypatch.setattr(analysis, "grid", grid)
+    return shutil.copytree(written, tmp_path / "results")
+
+
+@pytest.fixture(scope="module")
+def pictures(written, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(analysis, "grid", grid)
+        regenerate(written, folder)
+    return folder
+
+
+@pytest.fixture
+def drawn(pictures, tmp_path):
+    """A copy of their figures."""
+    return shutil.copytree(pictures, tmp_path / "figures")
+
+
+NAME = "quick-accuracy-against-groups"
+OF_QUICK = {NAME, "quick-accuracy-against-macs", "quick-moves-by-epoch"}  # what it gives without pairs and groups
+DRAWN = {drawing.id for drawing in DRAWINGS}
+
+
+def test_numbers_by_hand(results):
+    numbers = accuracy_by_groups(of_grid("quick", results)).set_index(["method", "groups"])
+    assert set(numbers.index) == set(ACCURACIES)
+    expected = {("dense", 1): (80, 2), ("grouped", 2): (50, 3), ("flgc", 2): (65, 3), ("flgc", 4): (50, 5)}
+    for cell, (accuracy, mega_macs) in expected.items():
+        assert numbers.loc[cell, "accuracy"] == pytest.approx(accuracy)
+        assert numbers.loc[cell, "mega_macs"] == pytest.approx(mega_macs)
+        assert numbers.loc[cell, "seeds"] == 3
+        assert numbers.loc[cell, ["mega_parameters", "copies", "channels_moved"]].tolist() == [0.001, 5, 25]
+        assert min(ACCURACIES[cell]) * 100 <= numbers.loc[cell, "low"] + 1e-9
+        assert numbers.loc[cell, "low"] <= numbers.loc[cell, "accuracy"] <= numbers.loc[cell, "high"]
+    assert numbers.loc[("grouped", 2), "low"] == numbers.loc[("grouped", 2), "high"] == 50
+    # Three values give 27 equally likely means; all three the smallest is 1/27 > 2.5 % of them.
+    assert numbers.loc[("dense", 1), ["low", "high"]].tolist() == pytest.approx([70, 90])
+
+
+def test_interval_of_the_mean():
+    values = pd.Series(range(100)).to_numpy(dtype=float)
+    low, high = interval(values)
+    assert (low + high) / 2 == pytest.approx(49.5, abs=0.5)
+    assert (high - low) / 2 == pytest.approx(1.96 * values.std() / 10, rel=0.05)
+    assert interval(values) == (low, high)
+    assert interval(values[7:8]) == (7, 7)
+
+
+def test_rows_of_other_experiments_are_left_out(results):
+    assert len(read_runs(results)) == 13
+    assert len(of_grid("quick", results).runs) == 12
+    assert of_grid("first", results).runs.empty
+
+
+def test_caption_names_data_epochs_runs_and_seeds(results):
+    records = of_grid("quick", results)
+    assert caption_of(MANIFEST[0], records, accuracy_by_groups(records)) == (
+        "Accuracy against the number of groups, a three-block net: tiny, 2 epochs, 12 runs, "
+        "3 seeds; bars: 95 % bootstrap interval over seeds."
+    )
+
+
+def test_a_grid_run_on_another_dataset_makes_the_figure_too(record, tmp_path, monkeypatch):
+    monkeypatch.setattr(analysis, "grid", grid)
+    for settings in grid("quick", "other"):
+        write(record, tmp_path, settings)
+    assert set(of_grid("quick", tmp_path).runs["data"]) == {"other"}
+
+
+def test_runs_of_several_datasets_are_refused(record, results, tmp_path):
+    write(record, results, grid("quick", "other")[0], fingerprint="fedcba9876543210")
+    for act in (regenerate, check):
+        with pytest.raises(ValueError, match=r"runs\.csv has runs of quick on several datasets; keep one a folder"):
+            act(results, tmp_path / "figures")
+
+
+def test_the_same_records_give_the_same_bytes(results, drawn, tmp_path):
+    with_numbers = OF_QUICK | {drawing.id for drawing in DRAWINGS if drawing.numbers}
+    names = {f"{name}.csv" for name in with_numbers} | {f"{name}.svg" for name in OF_QUICK | DRAWN}
+    assert {file.name for file in drawn.iterdir()} == names
+    assert {path.stem for path in regenerate(results, tmp_path / "again")} == OF_QUICK | DRAWN
+    for file in drawn.iterdir():
+        assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes()
+    svg = (drawn / f"{NAME}.svg").read_text()
+    assert svg.startswith("<?xml")
+    assert "<dc:date>" not in svg
+    stored = pd.read_csv(drawn / f"{NAME}.csv")
+    assert stored["accuracy"].tolist() == accuracy_by_groups(of_grid("quick", results))["accuracy"].tolist()
+
+
+def test_the_picture_shows_the_numbers(results):
+    canvas = figures.Canvas()
+    numbers = accuracy_by_groups(of_grid("quick", results))
+    draw_accuracy_by_groups(numbers, canvas)
+    (axes,) = canvas.axes
+    assert axes.get_legend_handles_labels()[1] == ["dense (2 MMAC)", "grouped", "flgc"]
+    lines = {str(container.get_label()): container.lines[0] for container in axes.containers}
+    assert lines["flgc"].get_xydata().tolist() == [[2, pytest.approx(65)], [4, pytest.approx(50)]]
+    assert lines["grouped"].get_xydata().tolist() == [[2, pytest.approx(50)]]
+    (dense,) = [line for line in axes.lines if line.get_label() == "dense (2 MMAC)"]
+    assert list(dense.get_ydata()) == pytest.approx([80, 80])
+    assert axes.get_xticks().tolist() == [2, 4]
+    (bars,) = axes.containers[1].lines[2]
+    assert bars.get_segments()[1][:, 1].tolist() == pytest.approx([40, 60])
+
+
+def test_every_method_has_a_style_of_its_own():
+    assert set(STYLES) == set(Method.__args__)
+    looks = {(tuple(style["color"]), style["linestyle"], style.get("marker")) for style in STYLES.values()}
+    assert len(looks) == len(STYLES)
+    assert len({(style["linestyle"], style.get("marker")) for style in STYLES.values()}) == len(STYLES)  # in grey
+
+
+def test_check_passes_on_what_was_drawn(results, drawn):
+    assert check(results, drawn) == []
+
+
+def test_check_notices_that_a_record_changed(record, results, drawn):
+    write(record, results, grid("quick")[3], test_accuracy=0.5001)
+    problems = check(results, drawn)
+    assert len(problems) == 2  # accuracy against groups, and against MACs
+    assert f"{NAME}.csv is not what the records say (" in problems[0]
+    assert problems[0].endswith("): type `flgc figures`")
+
+
+def test_check_notices_that_a_record_is_gone(results, drawn):
+    path = results / "runs.csv"
+    path.write_text("".join(line for line in path.read_text().splitlines(True) if ",grouped," not in line))
+    assert "not what the records say" in check(results, drawn)[0]
+    path.write_text(path.read_text().splitlines(True)[0])
+    problems = check(results, drawn)
+    assert len(problems) == len(OF_QUICK)
+    assert all("not what the records say" in problem for problem in problems)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("80.0", "80.1"),
+        lambda text: text.replace("dense", "dance"),
+        lambda text: text.replace("accuracy", "precision"),
+        lambda text: "".join(text.splitlines(True)[:-1]),
+        lambda text: "",
+        lambda text: 'a\n"',
+    ],
+)
+def test_check_notices_that_a_stored_number_changed(results, drawn, change):
+    path = drawn / f"{NAME}.csv"
+    before = path.read_text()
+    path.write_text(change(before))
+    assert path.read_text() != before
+    (problem,) = check(results, drawn)
+    assert "not what the records say" in problem
+    assert problem.endswith("type `flgc figures`")
+    assert "\n" not in problem
+
+
+@pytest.mark.parametrize("suffix", ["svg", "csv"])
+def test_check_notices_that_a_file_is_missing(results, drawn, suffix):
+    (drawn / f"{NAME}.{suffix}").unlink()
+    assert check(results, drawn) == [f"{drawn / NAME}.svg is missing: type `flgc figures`"]
+
+
+def test_without_records_there_are_drawings_only(tmp_path):
+    assert len(check(tmp_path, tmp_path / "figures")) == len(DRAWINGS)
+    assert {path.stem for path in regenerate(tmp_path, tmp_path / "figures")} == DRAWN
+    assert check(tmp_path, tmp_path / "figures") == []
+    path = tmp_path / "figures" / "duplication-rule.csv"
+    path.write_text(path.read_text().replace("1.4", "1.5"))
+    (problem,) = check(tmp_path, tmp_path / "figures")
+    assert "duplication-rule.csv is not" in problem
+    (tmp_path / "figures" / "residual-blocks.svg").unlink()
+    assert len(check(tmp_path, tmp_path / "figures")) == 2
+
+
+def test_the_worked_example_is_that_of_section_3():
+    numbers = worked_example()
+    assert numbers["own_group"].tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert set(numbers["threshold_0"]) == {1.5}
+    assert set(numbers["threshold_1"]) == {0.9}
+    assert numbers["copied_into_1"].tolist() == [0, 1, 0, 0, 0, 0, 0, 0]
+    assert numbers["copied_into_0"].sum() == 0
+
+
+def test_every_figure_has_a_name_of_its_own():
+    names = [figure.id for figure in (*MANIFEST, *DRAWINGS)]
+    assert len(set(names)) == len(names)
+
+
+def test_differences_have_a_panel_a_pair_and_bars_only_for_several_seeds():
+    row = {"groups": 4, "difference": 1.5, "low": 1.0, "high": 2.0, "seeds": 2, "seeds_above": 2}
+    pairs = [("flgc-dup", "flgc"), ("flgc", "random")]
+    for seeds in (2, 1):
+        numbers = pd.DataFrame([{"method": m, "baseline": b} | row | {"seeds": seeds} for m, b in pairs])
+        canvas = figures.Canvas()
+        draw_paired_differences(numbers, canvas)
+        assert [axes.get_title() for axes in canvas.axes] == ["flgc-dup − flgc", "flgc − random"]
+        points, _, bars = canvas.axes[0].containers[0].lines
+        assert points.get_xydata().tolist() == [[4, 1.5]]
+        assert [bar.get_segments()[0][:, 1].tolist() for bar in bars] == [[1, 2]] * (seeds > 1)
+
+
+def test_figures_of_groups_from_a_real_run(record, tiny, images, tmp_path, monkeypatch):
+    settings = tiny()
+    module = Classifier(settings, images)
+    module._record_assignments(3)
+    row, epochs = record(settings)
+    write_record(tmp_path, row, epochs, module.assignments)
+    monkeypatch.setattr(analysis, "grid", lambda name, data=None: [settings])
+    records = of_grid("quick", tmp_path)
+    canvas = figures.Canvas()
+    draw_copies_by_layer(copies_by_layer(records), canvas)
+    (line,) = canvas.axes[0].lines
+    copies = [int(module.assignments[f"{name}.copies"][-1]) for name in module.layers]
+    channels = [layer.in_channels for layer in module.layers.values()]
+    assert line.get_ydata().tolist() == pytest.approx([100 * c / n for c, n in zip(copies, channels, strict=True)])
+    canvas = figures.Canvas()
+    draw_group_sizes(group_sizes(records), canvas)
+    assert [axes.get_title() for axes in canvas.axes] == ["channels of a group", "filters of a group"]
+
+
+def test_tables_of_a_document_are_filled_in_from_the_records(results, tmp_path):
+    document = tmp_path / "README.md"
+    table = "before\n<!-- table: quick -->\n{}<!-- /table -->\nafter\n<!-- table: first -->\nkept\n<!-- /table -->\n"
+    document.write_text(table.format("old\nrows\n"))
+    rows = [
+        "| method | G | test accuracy (%) | seeds | MACs (M) | parameters (M) | copies | channels moved (%) |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| dense | 1 | 80.00 [70.00, 90.00] | 3 | 2.00 | 0.00 | 5 | 25.0 |",
+        "| grouped | 2 | 50.00 [50.00, 50.00] | 3 | 3.00 | 0.00 | 5 | 25.0 |",
+    ]
+    text = write_tables(document, results)
+    start, end = table.split("{}")
+    assert text.startswith(start + "\n".join(rows) + "\n| flgc | 2 | 65.00 [")
+    assert text.endswith(end)
+    document.write_text(text)
+    assert write_tables(document, results) == text
+
+
+def test_committed_tables_are_those_of_the_committed_records():
+    readme = REPOSITORY / "README.md"
+    assert write_tables(readme, REPOSITORY / "data" / "results") == readme.read_text()
+
+
+def test_committed_figures_are_those_of_the_committed_records():
+    assert check(REPOSITORY / "data" / "results", REPOSITORY / "figures") == []

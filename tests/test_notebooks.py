@@ -1,0 +1,420 @@
+"""What nbval doesn't see: that a notebook was run, is checked at all, has the course's form, and can be solved.
+
+nbval (see Makefile) compares outputs; it says nothing of a notebook without outputs. Each guard here returns what is
+wrong with a notebook, and has a way to break a good one that it must notice.
+"""
+
+import ast
+import copy
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat import v4
+from nbval.plugin import get_sanitize_patterns
+
+from flgc_lib import course
+from flgc_lib.lessons import PAPER, lessons_on
+
+FOLDER = Path("notebooks")
+NOT_WRITTEN = {"06", "07", "08"}  # notebooks that may be missing; nothing else may
+LESSONS = [lesson for lesson in course.COURSE if (FOLDER / lesson.file).exists()]
+CHECKED = "nbval-check-output"
+LONGEST_CELL = 25  # lines
+START = """\
+try:
+    from flgc_lib import course
+except ImportError as error:
+    raise SystemExit(
+        "flgc_lib is not installed in this kernel: type `make run` in the repository, then `make lab`"
+    ) from error
+course.start("NN")"""
+CARD = re.compile(r"### Exercise (\d+\.\d+) (●○○|●●○|●●●) · \d+ minutes\n")
+
+
+def read(path):
+    """As the file is: `nbformat.read` would mend what a guard is to notice."""
+    return v4.reads(path.read_text(encoding="utf-8"))
+
+
+def tags(cell):
+    return cell.metadata.get("tags", [])
+
+
+def code(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def printed(cell):
+    """The text that a cell shows, without pictures."""
+    texts = [o.get("text", "") for o in cell.outputs] + [o.get("data", {}).get("text/plain", "") for o in cell.outputs]
+    return "".join(texts)
+
+
+def headings(notebook):
+    markdown = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    return re.findall(r"^## (.+)$", re.sub(r"```.*?```", "", markdown, flags=re.DOTALL), flags=re.MULTILINE)
+
+
+# Guards: notebook, lesson -> sentences on what is wrong.
+
+
+def run_in_order(notebook, lesson):
+    counts = [cell.execution_count for cell in code(notebook)]
+    return [] if counts == list(range(1, len(counts) + 1)) else [f"execution counts are {counts}"]
+
+
+def checked_cells_have_output(notebook, lesson):
+    checked = [cell for cell in notebook.cells if CHECKED in tags(cell)]
+    problems = [f"{c.id} is checked but shows no text" for c in checked if c.cell_type != "code" or not printed(c)]
+    return problems if checked else ["no cell is checked"]
+
+
+def no_stored_error(notebook, lesson):
+    return [f"{c.id} ends in an error" for c in code(notebook) if any(o.output_type == "error" for o in c.outputs)]
+
+
+def kernel_is_python3(notebook, lesson):
+    return [] if notebook.metadata.get("kernelspec", {}).get("name") == "python3" else ["the kernel is not python3"]
+
+
+def no_path_of_this_machine(notebook, lesson):
+    path = re.compile(
+        r"(?<![\w.:/)])/(?:home|Users|root|tmp|work|usr|opt|var|mnt|private)/\S*|[A-Z]:\\\w+|site-packages"
+    )
+    texts = {cell.id: cell.source + (printed(cell) if cell.cell_type == "code" else "") for cell in notebook.cells}
+    return [f"{name} has {path.search(text).group()}" for name, text in texts.items() if path.search(text)]
+
+
+def plain_python(notebook, lesson):
+    """A magic is no Python: nbval passes over one that it doesn't know, and over the rest of the cell."""
+    problems = [f"{c.id} changes sys.path" for c in code(notebook) if "sys.path" in c.source]
+    for cell in code(notebook):
+        try:
+            ast.parse(cell.source)
+        except SyntaxError as error:
+            problems.append(f"{cell.id} is not plain Python: {error.text!r}")
+    return problems
+
+
+def frame_is_the_courses(notebook, lesson):
+    frame = {"header": course.header(lesson), "footer": course.footer(lesson)}
+    problems = []
+    for cell, tag in ((notebook.cells[0], "header"), (notebook.cells[-1], "footer")):
+        if tags(cell) != [tag] or cell.source != frame[tag]:
+            problems.append(f"the {tag} is not what flgc_lib.lessons says: execute the notebook")
+    if notebook.cells[1].source != START.replace("NN", lesson.number):
+        problems.append("the second cell is not the course's start")
+    return problems
+
+
+def sections_in_order(notebook, lesson):
+    *sections, summary, exercises, references = headings(notebook)
+    numbers = [int(match.group()) for match in (re.match(r"\d+", s) for s in sections) if match]
+    problems = (
+        [] if numbers == list(range(1, len(sections) + 1)) else [f"sections are not numbered in order: {sections}"]
+    )
+    if (summary, exercises, references) != ("Summary", "Exercises", "References"):
+        problems.append(f"it ends with {summary}, {exercises}, {references}")
+    return problems
+
+
+def exercises_are_complete(notebook, lesson):
+    problems, found = [], 0
+    for place, cell in enumerate(notebook.cells):
+        if cell.cell_type != "markdown" or not cell.source.startswith("### Exercise "):
+            continue
+        found += 1
+        stub, check, hints, solution = notebook.cells[place + 1 : place + 5]
+        card = CARD.match(cell.source + "\n")
+        name = cell.source.splitlines()[0]
+        if not card or card.group(1) != f"{int(lesson.number)}.{found}":
+            problems.append(f"{name}: not `### Exercise {int(lesson.number)}.{found} ●○○ · 5 minutes`")
+        if tags(stub) != ["exercise"]:
+            problems.append(f"{name}: no stub below its card")
+        if tags(check) != [CHECKED] or not check.source.startswith(f'check("{int(lesson.number)}.{found}", '):
+            problems.append(f"{name}: no check below its stub")
+        if hints.source.count("<summary>Hint ") != 2 or hints.source.count("</details>") != 2:
+            problems.append(f"{name}: not two hints below its check")
+        if tags(solution) != ["solution"] or solution.source.count("```python\n") != 1:
+            problems.append(f"{name}: no solution below its hints")
+        if not solution.source.startswith("<details><summary>Solution</summary>"):
+            problems.append(f"{name}: its solution is not folded away")
+    stray = sum(bool({"exercise", "solution"} & set(tags(cell))) for cell in notebook.cells) - 2 * found
+    return problems + ([f"{stray} stubs or solutions without card"] * bool(stray)) + ["fewer than three"] * (found < 3)
+
+
+def stubs_are_not_yet_right(notebook, lesson):
+    checks = [cell for cell in code(notebook) if cell.source.startswith("check(")]
+    return [
+        f"{c.source}: the stub is answered {printed(c)!r}" for c in checks if not printed(c).startswith("Not yet: ")
+    ]
+
+
+def solutions_are_right(notebook, lesson):
+    """Of a notebook that was executed with its solutions."""
+    checks = [cell for cell in code(notebook) if cell.source.startswith("check(")]
+    return [f"{c.source}: the solution is answered {printed(c)!r}" for c in checks if not printed(c).startswith("✓ ")]
+
+
+def ids_are_stable(notebook, lesson):
+    names = [cell.id for cell in notebook.cells]
+    problems = [f"{name} is there twice" for name in sorted(set(names)) if names.count(name) > 1]
+    return problems + [
+        f"{name} does not begin with c{lesson.number}-" for name in names if name[:4] != f"c{lesson.number}-"
+    ]
+
+
+def only_tags_as_metadata(notebook, lesson):
+    return [f"{c.id} has metadata {sorted(c.metadata)}" for c in notebook.cells if set(c.metadata) - {"tags"}]
+
+
+def short_cells(notebook, lesson):
+    lengths = {cell.id: len(cell.source.splitlines()) for cell in code(notebook)}
+    return [f"{name} has {lines} lines" for name, lines in lengths.items() if lines > LONGEST_CELL]
+
+
+def pictures_are_png(notebook, lesson):
+    """nbval compares SVG as text, and it differs from run to run; a widget is dead without its kernel."""
+    kinds = {"image/svg+xml", course.WIDGET}
+    return [
+        f"{c.id} stores {kind}" for c in code(notebook) for o in c.outputs for kind in kinds & set(o.get("data", {}))
+    ]
+
+
+def links_lead_somewhere(notebook, lesson):
+    markdown = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    links = {link.split("#")[0] for link in re.findall(r"\]\((?!https?://|#)([^)\s]+)\)", markdown)}
+    elsewhere = links - {x.file for x in course.COURSE}  # whether those exist is a test of its own
+    return [f"{link} does not exist" for link in sorted(elsewhere) if not (FOLDER / link).exists()]
+
+
+SVG = v4.new_output("display_data", data={"image/svg+xml": "<svg/>"})
+
+# For each guard, ways to break a good notebook and a word of the sentence that must follow.
+
+
+def _set(cell, **values):
+    for name, value in values.items():
+        cell[name] = value
+
+
+def _metadata(cell, **values):
+    cell.metadata.update(values)
+
+
+BREAKS = [
+    (run_in_order, lambda n: _set(n.cells[3], execution_count=None), "None"),
+    (run_in_order, lambda n: _set(n.cells[3], execution_count=7), "7"),
+    (checked_cells_have_output, lambda n: _set(n.cells[3], outputs=[]), "shows no text"),
+    (checked_cells_have_output, lambda n: [_metadata(c, tags=[]) for c in n.cells], "no cell is checked"),
+    (no_stored_error, lambda n: n.cells[1].outputs.append(v4.new_output("error", ename="E", evalue="x")), "c00-1"),
+    (kernel_is_python3, lambda n: _metadata(n, kernelspec={"name": "mine"}), "python3"),
+    (no_path_of_this_machine, lambda n: _set(n.cells[2], source="see /home/me/x.py"), "/home/me/x.py"),
+    (no_path_of_this_machine, lambda n: _set(n.cells[3].outputs[0], text="C:\\Users"), "C:"),
+    (plain_python, lambda n: _set(n.cells[3], source="%unknown_magic\n1 + 1"), "%unknown_magic"),
+    (plain_python, lambda n: _set(n.cells[3], source="!ls"), "!ls"),
+    (plain_python, lambda n: _set(n.cells[3], source="import sys\nsys.path.append('..')"), "sys.path"),
+    (frame_is_the_courses, lambda n: _set(n.cells[0], source="# Another title"), "header"),
+    (frame_is_the_courses, lambda n: n.cells.pop(), "footer"),
+    (frame_is_the_courses, lambda n: n.cells.pop(1), "start"),
+    (sections_in_order, lambda n: _set(n.cells[2], source="## 2. Sums"), "numbered"),
+    (sections_in_order, lambda n: _set(n.cells[4], source="## Exercises\n\n## Summary"), "it ends with"),
+    (exercises_are_complete, lambda n: n.cells.pop(6), "stub"),
+    (exercises_are_complete, lambda n: n.cells.pop(7), "check"),
+    (exercises_are_complete, lambda n: _set(n.cells[8], source="no hint"), "two hints"),
+    (exercises_are_complete, lambda n: n.cells.pop(9), "solution"),
+    (exercises_are_complete, lambda n: _set(n.cells[9], source="```python\n1\n```"), "folded"),
+    (exercises_are_complete, lambda n: _set(n.cells[5], source="### Exercise 0.1, easy"), "●○○"),
+    (exercises_are_complete, lambda n: n.cells.pop(5), "without card"),
+    (exercises_are_complete, lambda n: [n.cells.pop(5) for _ in range(5)], "fewer than three"),
+    (stubs_are_not_yet_right, lambda n: _set(n.cells[7].outputs[0], text="✓ Right.\n"), "✓ Right"),
+    (stubs_are_not_yet_right, lambda n: _set(n.cells[7], outputs=[]), "''"),
+    (ids_are_stable, lambda n: _set(n.cells[3], id="c00-1"), "twice"),
+    (ids_are_stable, lambda n: _set(n.cells[3], id="d1e2f3"), "c00-"),
+    (only_tags_as_metadata, lambda n: _metadata(n.cells[3], scrolled=True), "scrolled"),
+    (short_cells, lambda n: _set(n.cells[3], source="\n".join(["1"] * (LONGEST_CELL + 1))), "lines"),
+    (pictures_are_png, lambda n: n.cells[3].outputs.append(SVG), "svg"),
+    (links_lead_somewhere, lambda n: _set(n.cells[2], source="[x](09-nothing.ipynb)"), "09-nothing.ipynb"),
+]
+GUARDS = list(dict.fromkeys(guard for guard, _, _ in BREAKS))
+
+
+@pytest.fixture
+def good():
+    """A notebook of the course's form that nothing is wrong with: START, one section, three exercises."""
+    lesson = course.COURSE[0]
+    say = [v4.new_output("stream", text="2\n")]
+    cells = [
+        v4.new_markdown_cell(course.header(lesson), metadata={"tags": ["header"]}),
+        v4.new_code_cell(START.replace("NN", "00"), outputs=say),
+        v4.new_markdown_cell("## 1. Sums"),
+        v4.new_code_cell("print(1 + 1)", outputs=say, metadata={"tags": [CHECKED]}),
+        v4.new_markdown_cell("## Summary\n\nOne and one is two.\n\n## Exercises"),
+    ]
+    hints = "".join(f"<details><summary>Hint {i}</summary>Count.</details>\n\n" for i in (1, 2))
+    for number in (1, 2, 3):
+        not_yet = [v4.new_output("stream", text="Not yet: count.\n")]
+        solution = "<details><summary>Solution</summary>\n\n```python\nanswer = 2\n```\n\n</details>"
+        cells += [
+            v4.new_markdown_cell(f"### Exercise 0.{number} ●○○ · 1 minutes\n\nHow much is 1 + 1?"),
+            v4.new_code_cell("answer = ...", metadata={"tags": ["exercise"]}),
+            v4.new_code_cell(f'check("0.{number}", answer)', outputs=not_yet, metadata={"tags": [CHECKED]}),
+            v4.new_markdown_cell(hints),
+            v4.new_markdown_cell(solution, metadata={"tags": ["solution"]}),
+        ]
+    cells.append(v4.new_markdown_cell(course.footer(lesson), metadata={"tags": ["footer"]}))
+    notebook = v4.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
+    for place, cell in enumerate(notebook.cells):
+        cell.id = f"c00-{place}"
+    for count, cell in enumerate(code(notebook), start=1):
+        cell.execution_count = count
+    return notebook
+
+
+@pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.__name__)
+def test_a_guard_lets_a_good_notebook_pass(guard, good):
+    assert guard(good, course.COURSE[0]) == []
+
+
+@pytest.mark.parametrize(("guard", "break_it", "word"), BREAKS, ids=lambda x: getattr(x, "__name__", None))
+def test_a_guard_notices_a_broken_notebook(guard, break_it, word, good, tmp_path):
+    break_it(good)
+    (tmp_path / "broken.ipynb").write_text(v4.writes(good), encoding="utf-8")
+    problems = guard(read(tmp_path / "broken.ipynb"), course.COURSE[0])
+    assert any(word in problem for problem in problems), problems
+
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.number)
+@pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.__name__)
+def test_notebooks(guard, lesson):
+    assert guard(read(FOLDER / lesson.file), lesson) == []
+
+
+def test_every_notebook_is_there_and_no_other():
+    assert (
+        {lesson.file for lesson in course.COURSE if lesson.number not in NOT_WRITTEN}
+        <= {path.name for path in FOLDER.glob("*.ipynb")}
+        <= {lesson.file for lesson in course.COURSE}
+    )
+
+
+def test_notebooks_are_whole_and_valid():
+    for lesson in LESSONS:
+        notebook = nbformat.read(FOLDER / lesson.file, as_version=nbformat.NO_CONVERT)
+        assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5), lesson.file
+        nbformat.validate(notebook)
+
+
+def test_every_part_of_the_paper_has_a_notebook():
+    found = {part: [lesson.number for lesson in lessons_on(part)] for part in PAPER}
+    assert all(found.values()), found
+    assert found["eq. (1)"] == ["01"]
+    assert found["Fig. 2 (b)"] == ["03"]
+
+
+def test_exercises_are_many():
+    found = sum("exercise" in tags(cell) for lesson in LESSONS for cell in read(FOLDER / lesson.file).cells)
+    assert found >= (3 * len(LESSONS) if NOT_WRITTEN else 24)
+
+
+@pytest.fixture(scope="module")
+def solved(tmp_path_factory):
+    """All notebooks, executed with the folded solutions in place of the stubs."""
+    folder = tmp_path_factory.mktemp("solved")
+    return folder, course.execute_all("smoke", folder, workers=2, solutions=True)
+
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.number)
+@pytest.mark.timeout(900)
+def test_every_solution_is_right(lesson, solved):
+    folder, failures = solved
+    assert lesson.number not in failures, failures[lesson.number]
+    notebook = read(folder / lesson.file)
+    assert solutions_are_right(notebook, lesson) == []
+
+
+def test_a_wrong_solution_is_noticed(good, tmp_path):
+    """Two right ones and a wrong one: executed, as those of the course are."""
+    lesson = course.COURSE[0]
+    checks = 'def check(number, answer):\n    print("✓ Two." if answer == 2 else f"Not yet: {answer} is not 2.")'
+    good.cells[3].source = checks
+    wrong = copy.deepcopy(good.cells[14])
+    good.cells[14].source = wrong.source.replace("answer = 2", "answer = 3")
+    nbformat.write(good, tmp_path / lesson.file)
+    executed = course.execute(lesson, "smoke", tmp_path / "out", solutions=True, folder=tmp_path)
+    assert len(solutions_are_right(executed, lesson)) == 1
+    assert "3 is not 2" in solutions_are_right(executed, lesson)[0]
+
+
+def test_a_solution_needs_an_exercise_and_an_exercise_a_solution(good):
+    orphan, unsolved = copy.deepcopy(good), copy.deepcopy(good)
+    orphan.cells.pop(6)
+    with pytest.raises(ValueError, match="solution without exercise"):
+        course.insert_solutions(orphan)
+    unsolved.cells.pop(19)
+    with pytest.raises(ValueError, match="no solution"):
+        course.insert_solutions(unsolved)
+    assert course.insert_solutions(good) == 3
+
+
+def test_executing_goes_on_after_a_failing_notebook_and_changes_nothing_the_second_time(good, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    for lesson, start in ((course.COURSE[0], "raise KeyError('gone')"), (course.COURSE[1], "def check(*_): ...")):
+        good.cells[1].source = start
+        nbformat.write(good, folder / lesson.file)
+    first, second = course.COURSE[:2]
+    assert course.execute_all("smoke", Path("notebooks"), only=("00", "01")) == {"00": "KeyError: 'gone'"}
+    written = (folder / second.file).read_bytes(), (folder / "times.json").read_bytes()
+    assert f"# 01 · {second.title}" in written[0].decode()
+    assert course.execute_all("smoke", Path("notebooks"), only=("01",)) == {}
+    assert written == ((folder / second.file).read_bytes(), (folder / "times.json").read_bytes())
+    course.execute_all("standard", tmp_path / "build", only=("01",), measure=True)
+    assert written[0] == (folder / second.file).read_bytes()
+    assert set(json.loads((folder / "times.json").read_text())["01"]) == {"smoke", "standard"}
+    assert read(folder / first.file).cells[1].source == "raise KeyError('gone')"
+
+
+def test_what_would_differ_at_the_next_run_is_not_stored(good):
+    good.metadata["widgets"] = {"state": {"3f2a": {}}}
+    good.metadata["language_info"] = {"name": "python", "version": "3.11.7"}
+    good.cells[3].outputs.append(v4.new_output("display_data", data={course.WIDGET: {"model_id": "3f2a"}}))
+    course._forget_what_differs(good)
+    assert good.metadata["language_info"] == {"name": "python"}
+    assert "widgets" not in good.metadata
+    assert [output.output_type for output in good.cells[3].outputs] == ["stream"]
+
+
+def test_the_mode_decides_the_amount_and_must_be_known(monkeypatch, capsys):
+    monkeypatch.setenv("FLGC_MODE", "smoke")
+    assert course.pick(smoke=1, standard=2, full=3) == 1
+    course.start("03")
+    assert "FLGC_MODE=smoke" in capsys.readouterr().out
+    monkeypatch.delenv("FLGC_MODE")
+    assert course.mode() == "standard"
+    monkeypatch.setenv("FLGC_MODE", "quick")
+    with pytest.raises(ValueError, match="FLGC_MODE='quick' must be one of smoke, standard, full"):
+        course.mode()
+
+
+def test_an_unknown_number_is_refused():
+    with pytest.raises(ValueError, match="no notebook '9'"):
+        course.execute_all("smoke", Path("notebooks"), only=("9",))
+
+
+@pytest.mark.parametrize("text", ["0x7f3a00ff11", "3.25 s", "12 seconds", "torch 2.14.1+cpu", "1.5 ms", "0.3 min"])
+def test_the_sanitize_file_parses_into_its_three_rules(text):
+    rules = get_sanitize_patterns(Path("tests/nbval_sanitize.cfg").read_text())
+    assert len(rules) == 3 == Path("tests/nbval_sanitize.cfg").read_text().count("regex:")
+    for regex, replacement in rules:
+        text = re.sub(regex, replacement, text)
+    assert not re.search(r"\d", text)
+
+
+def test_a_malformed_rule_would_be_noticed():
+    broken = Path("tests/nbval_sanitize.cfg").read_text().replace("replace: TIME", "replaced: TIME")
+    assert len(get_sanitize_patterns(broken)) != broken.count("regex:")

@@ -1,0 +1,528 @@
+"""Training: who is optimised how, that a seed decides everything, resuming, and what is measured."""
+
+import dataclasses
+import functools
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from flgc_lib import training
+from flgc_lib.data import synthetic
+from flgc_lib.training import Classifier, Settings, fit, learned_layers, parameter_groups
+
+
+def finish(settings, dataset, folder, **options):
+    return fit(settings, dataset, folder, device="cpu", **({"progress": False} | options))
+
+
+def history(module):
+    """The measurements of every epoch, all but the time."""
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in module.history]
+
+
+def column(module, name):
+    return [row[name] for row in module.history]
+
+
+def assignments(module):
+    return {key: [value.tolist() for value in values] for key, values in module.assignments.items()}
+
+
+def same(one, other):
+    """Equal to the last digit: measurements, assignments and weights."""
+    assert history(one) == history(other)
+    assert assignments(one) == assignments(other)
+    for (name, a), b in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+@pytest.fixture(scope="module")
+def trained(tiny, images, tmp_path_factory):
+    """A finished run of `tiny()`; tests leave it as it is."""
+    return finish(tiny(), images, tmp_path_factory.mktemp("trained"))
+
+
+# Settings
+
+
+def test_ids_of_old_records_stay_valid():
+    """Whoever changes a default, a name or the hash makes every committed record unreadable."""
+    assert Settings().id == "flgc-g8-s0-44136fa3"
+    changed = Settings(
+        method="flgc-dup", groups=4, seed=3, data="cifar10", depths=(1, 1, 1), width=0.25, stem="cifar", epochs=4
+    )
+    assert changed.id == "flgc-dup-g4-s3-52d237ed"
+
+
+def test_ids_ignore_defaults_and_spelling_but_no_value():
+    assert Settings(epochs=10, top_k=3).id == Settings().id
+    assert Settings(width=1).id == Settings(width=1.0).id
+    assert Settings(width=2).id == Settings(width=2.0).id
+    assert Settings(depths=[1, 2]) == Settings(depths=(1, 2))
+    others = {
+        "method": "flgc-dup",
+        "groups": 4,
+        "seed": 1,
+        "data": "cifar10",
+        "hold_out": 100,
+        "depths": (1,),
+        "width": 0.5,
+        "stem": "cifar",
+        "where": "all",
+        "depthwise": True,
+        "top_k": 2,
+        "score": "softmax",
+        "epochs": 11,
+        "batch": 64,
+        "learning_rate": 0.2,
+        "momentum": 0.8,
+        "weight_decay": 0.0,
+        "logit_learning_rate": 0.02,
+        "precision": "fp32",
+    }
+    ids = {Settings().id, *(Settings(**{name: value}).id for name, value in others.items())}
+    assert len(ids) == 1 + len(others)
+    copying = {Settings(method="flgc-dup", copy_time=when).id for when in ("training", "post-hoc")}
+    assert len(copying) == 2
+
+
+def test_dense_has_one_id_for_all_groups():
+    assert Settings(method="dense", groups=2) == Settings(method="dense", groups=8)
+    assert Settings(method="dense").id == "dense-s0-318ce1f3"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"groups": 0}, "groups=0 must be at least 1"),
+        ({"epochs": 0}, "epochs=0 must be at least 1"),
+        ({"batch": 0}, "batch=0 must be at least 1"),
+        ({"top_k": 0}, "top_k=0 must be at least 1"),
+        ({"seed": -1}, "seed=-1 must not be negative"),
+        ({"hold_out": -1}, "hold_out=-1 must not be negative"),
+        ({"width": 0}, "width=0.0 must be positive"),
+        ({"depths": ()}, r"depths=\(\) must be at least one block"),
+        ({"depths": (1, 0)}, r"depths=\(1, 0\) must be at least one block"),
+        ({"method": "glfc"}, "method='glfc' must be one of .*flgc-dup"),
+        ({"precision": "fp16"}, "precision='fp16' must be one of .*bf16"),
+        ({"copy_time": "never"}, "copy_time='never' must be one of .*post-hoc"),
+        ({"method": "flgc", "copy_time": "post-hoc"}, "needs a method that copies, not method='flgc': take flgc-dup"),
+    ],
+)
+def test_settings_that_cannot_run_are_refused(wrong, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        Settings(**wrong)
+
+
+def test_the_network_is_drawn_from_the_seed(tiny):
+    one, again, other = (tiny(seed=seed).network().state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(one[name], again[name]) for name in one)
+    assert not torch.equal(one["conv1.weight"], other["conv1.weight"])
+    for method in ("flgc", "random"):  # the learned methods start from the same weights and groups
+        start = tiny(method=method, seed=0).network().state_dict()
+        assert all(torch.equal(one[name], start[name]) for name in one)
+
+
+# Optimisers
+
+
+@pytest.mark.parametrize("method", ["dense", "grouped", "random", "flgc", "flgc-dup", "ring"])
+def test_every_trainable_parameter_is_in_exactly_one_group(tiny, method):
+    model = tiny(method=method).network()
+    names = {id(p): name for name, p in model.named_parameters()}
+    (decayed, undecayed), logits = parameter_groups(model, 0.25)
+    assert (decayed["weight_decay"], undecayed["weight_decay"]) == (0.25, 0)
+
+    norms = {name for name, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    for p in undecayed["params"]:
+        name = names[id(p)]
+        assert name.rpartition(".")[0] in norms or name.endswith("bias")
+    for p in decayed["params"]:
+        name = names[id(p)]
+        assert name.endswith("weight")
+        assert name.rpartition(".")[0] not in norms
+    assert all(names[id(p)].endswith(("input_logits", "filter_logits")) for p in logits)
+    assert len(logits) == (6 if method in ("flgc", "flgc-dup") else 0)
+
+    taken = [id(p) for p in [*decayed["params"], *undecayed["params"], *logits]]
+    assert len(taken) == len(set(taken))
+    assert set(taken) == {id(p) for p in model.parameters() if p.requires_grad}
+
+
+def test_norms_biases_and_logits_are_not_decayed(tiny, images, tmp_path):
+    """Without a gradient only weight decay moves a parameter: w (1 - lr · decay) for SGD's first step."""
+    settings = tiny(epochs=1, weight_decay=0.5, momentum=0.8)
+    module = finish(settings, images, tmp_path)
+    optimizers, _ = module.configure_optimizers()
+    assert {group["momentum"] for group in optimizers[0].param_groups} == {0.8}
+    assert [type(o) for o in optimizers] == [torch.optim.SGD, torch.optim.Adam]
+    before = {name: p.detach().clone() for name, p in module.model.named_parameters()}
+    for p in module.model.parameters():
+        p.grad = torch.zeros_like(p)
+    for optimizer in optimizers:
+        optimizer.step()
+    rate = optimizers[0].param_groups[0]["lr"]
+    for name, p in module.model.named_parameters():
+        decays = p.ndim > 1 and not name.endswith("logits")
+        shrunk = before[name] * (1 - rate * 0.5 * 1.8) if decays else before[name]  # Nesterov: 1 + momentum
+        torch.testing.assert_close(p.detach(), shrunk, rtol=1e-5 if decays else 0, atol=0)
+
+
+def test_each_optimiser_goes_through_one_cycle_at_its_own_peak(tiny, images, tmp_path, monkeypatch):
+    rates = []
+    step = Classifier.training_step
+
+    def spy(module, batch):
+        rates.append([o.param_groups[0]["lr"] for o in module.optimizers()])
+        step(module, batch)
+
+    monkeypatch.setattr(Classifier, "training_step", spy)
+    finish(tiny(learning_rate=0.4, logit_learning_rate=0.03, epochs=4), images, tmp_path)
+    assert len(rates) == 4 * 5
+    for peak, cycle in zip((0.4, 0.03), zip(*rates, strict=True), strict=True):
+        assert max(cycle) == pytest.approx(peak)
+        assert cycle[0] == pytest.approx(peak / 25)
+        assert cycle[-1] < peak / 1000
+
+
+def test_weights_and_logits_are_trained_and_the_loss_falls(tiny, trained, images):
+    start = tiny().network().state_dict()
+    for name, p in trained.model.named_parameters():
+        assert not torch.equal(p.detach(), start[name]), name
+    losses = column(trained, "train_loss")
+    assert losses[-1] < losses[0]
+
+
+# The same numbers again
+
+
+def test_same_settings_give_the_same_run_and_another_seed_another(tiny, trained, images, tmp_path):
+    same(finish(tiny(), images, tmp_path / "again"), trained)
+    other = finish(tiny(seed=1), images, tmp_path / "other")
+    assert column(other, "train_loss") != column(trained, "train_loss")
+
+
+class InterruptError(Exception):
+    """Stands for whatever ends a run early."""
+
+
+def _fail_at(monkeypatch, owner, name, call):
+    """Lets the method run `call` times, then fail before it does anything."""
+    original, calls = getattr(owner, name), iter(range(call))
+
+    @functools.wraps(original)  # Lightning looks at the signature
+    def failing(*arguments, **options):
+        if next(calls, None) is None:
+            raise InterruptError
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, failing)
+
+
+@pytest.mark.parametrize(
+    ("where", "call", "repeated"),
+    [
+        ("training_step", 2, 3),
+        ("training_step", 5, 2),
+        ("training_step", 7, 2),
+        ("validation_step", 1, 2),
+        ("on_train_epoch_end", 1, 2),
+        ("on_save_checkpoint", 2, 1),
+    ],
+)
+def test_an_interrupted_run_resumes_to_the_same_numbers(tiny, trained, images, tmp_path, where, call, repeated):
+    with pytest.MonkeyPatch.context() as patch:
+        _fail_at(patch, Classifier, where, call)
+        with pytest.raises(InterruptError):
+            finish(tiny(), images, tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        _fail_at(patch, Classifier, "training_step", repeated * 5)  # so many epochs are left, no more
+        same(finish(tiny(), images, tmp_path), trained)
+
+
+def test_a_checkpoint_cut_short_leaves_the_last_whole_one(tiny, trained, images, tmp_path, monkeypatch):
+    save = training.lightning.Trainer.save_checkpoint
+
+    def disk_full_at_the_second(trainer, path, *arguments):
+        save(trainer, path, *arguments)
+        if trainer.current_epoch == 1:
+            path.write_bytes(path.read_bytes()[:1000])
+            raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.lightning.Trainer, "save_checkpoint", disk_full_at_the_second)
+        with pytest.raises(OSError, match="No space left"):
+            finish(tiny(), images, tmp_path)
+    same(finish(tiny(), images, tmp_path), trained)
+
+
+def test_a_finished_run_is_read_back_without_training(tiny, trained, images, tmp_path, monkeypatch):
+    finish(tiny(), images, tmp_path)
+    _fail_at(monkeypatch, Classifier, "training_step", 0)
+    again = finish(tiny(), images, tmp_path)
+    same(again, trained)
+    assert column(again, "seconds")
+
+
+def test_progress_bar_and_log(tiny, trained, images, tmp_path, capsys):
+    same(finish(tiny(), images, tmp_path, progress=True), trained)
+    log = pd.read_csv(tmp_path / "log" / "version_0" / "metrics.csv")
+    assert log["train_loss"].tolist() == pytest.approx(column(trained, "train_loss"))
+    out = capsys.readouterr().out
+    assert "epoch 3/3, train loss " in out
+    assert out.count("accuracy") == 3
+
+
+# What a step sees
+
+
+def _loader_of(module, *, epoch=0, rank=0, world_size=1, test=False):
+    module = Classifier(module.settings, module.dataset)
+    place = SimpleNamespace(current_epoch=epoch, global_rank=rank, world_size=world_size)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Classifier, "trainer", place)
+        patch.setattr(Classifier, "current_epoch", epoch)
+        return module.val_dataloader() if test else module.train_dataloader()
+
+
+def test_batches_depend_on_seed_and_epoch_alone(tiny, images):
+    dup, dense, other = (Classifier(tiny(**c), images) for c in ({}, {"method": "dense"}, {"seed": 1}))
+    first, *_ = _loader_of(dup)
+    for module, epoch, equal in ((dup, 0, True), (dense, 0, True), (dup, 1, False), (other, 0, False)):
+        batch, *_ = _loader_of(module, epoch=epoch)
+        assert torch.equal(batch[0], first[0]) == equal
+    assert len(first[0]) == 16
+    assert _loader_of(dup).augment
+    assert not _loader_of(dup, test=True).augment
+
+
+def test_several_devices_share_the_batch_of_one(tiny, images):
+    """Settings.batch counts the images of a step over all devices."""
+    module = Classifier(tiny(), images)
+    for test in (False, True):
+        whole = list(_loader_of(module, test=test))
+        parts = [list(_loader_of(module, rank=rank, world_size=2, test=test)) for rank in (0, 1)]
+        for (x, y), (x0, y0), (x1, y1) in zip(whole, *parts, strict=True):
+            assert torch.equal(torch.stack([x0, x1], dim=1).flatten(0, 1), x)
+            assert torch.equal(torch.stack([y0, y1], dim=1).flatten(), y)
+    assert len(list(_loader_of(module, world_size=3, test=True))) == 1  # 500 is no multiple of 3
+
+
+def test_held_out_images_take_the_place_of_the_test_images(tiny, images, tmp_path):
+    """Other test images, or none that make sense, change nothing: they are never looked at."""
+    settings = tiny(hold_out=20, epochs=2)
+    module = finish(settings, images, tmp_path / "one")
+    assert len(module.dataset.train_labels) == 60
+    assert len(module.dataset.test_labels) == 20
+    rows = {image.numpy().tobytes() for image in images.train_images}
+    assert all(image.numpy().tobytes() in rows for image in module.dataset.test_images)
+
+    poisoned = dataclasses.replace(images, test_images=255 - images.test_images, test_labels=9 - images.test_labels)
+    same(finish(settings, poisoned, tmp_path / "two"), module)
+    differing = [
+        finish(tiny(epochs=2), d, tmp_path / d.name) for d in (images, dataclasses.replace(poisoned, name="p"))
+    ]
+    assert column(differing[0], "test_loss") != column(differing[1], "test_loss")
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_precision_of_products_and_of_what_is_kept(tiny, images, tmp_path, monkeypatch, precision, dtype):
+    seen, forward = set(), Classifier.forward
+
+    def spy(module, batch):
+        logits = forward(module, batch)
+        seen.add(logits.dtype)
+        return logits
+
+    monkeypatch.setattr(Classifier, "forward", spy)
+    module = finish(tiny(precision=precision, epochs=1), images, tmp_path)
+    assert seen == {dtype}
+    assert {p.dtype for p in module.model.parameters()} == {torch.float32}
+
+
+def test_measurements_are_those_of_the_whole_test_set(tiny, trained, images):
+    """Against the slow form, one image at a time, with the weights after the last epoch."""
+    loader = _loader_of(trained, test=True)
+    x = torch.cat([batch[0] for batch in loader])
+    with torch.no_grad():
+        logits = torch.cat([trained.model.eval()(image[None]) for image in x])
+    loss = nn.functional.cross_entropy(logits, images.test_labels)
+    assert trained.history[-1]["test_accuracy"] == (logits.argmax(1) == images.test_labels).sum().item() / 40
+    assert trained.history[-1]["test_loss"] == pytest.approx(loss.item(), rel=1e-5)
+
+
+def test_test_images_are_counted_beyond_one_batch(tiny, images, tmp_path, monkeypatch, trained):
+    monkeypatch.setattr(training, "EVALUATION_BATCH", 7)  # 40 images: five batches and five images
+    module = finish(tiny(), images, tmp_path)
+    assert column(module, "test_accuracy") == column(trained, "test_accuracy")
+    assert column(module, "test_loss") == pytest.approx(column(trained, "test_loss"))
+
+
+def test_train_loss_is_the_mean_over_the_steps(tiny, images, tmp_path, monkeypatch):
+    losses, entropy = [], training.F.cross_entropy
+
+    def spy(logits, labels, reduction="mean"):
+        loss = entropy(logits, labels, reduction=reduction)
+        if reduction == "mean":
+            losses.append(loss.item())
+        return loss
+
+    monkeypatch.setattr(training.F, "cross_entropy", spy)
+    module = finish(tiny(epochs=2), images, tmp_path)
+    assert column(module, "train_loss") == pytest.approx([sum(losses[:5]) / 5, sum(losses[5:]) / 5])
+
+
+# Groups
+
+
+def test_moves_empty_groups_copies_and_saturation_by_hand(tiny, images):
+    """Three layers, G = 2: 12 channels and 4 + 4 + 16 = 24 filters in all."""
+    module = Classifier(tiny(), images)  # top_k=1: a channel is copied where it beats the group's best
+    conv1, conv2, conv3 = module.layers.values()
+    first, second = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+    with torch.no_grad():
+        for layer in module.layers.values():
+            for logits in (layer.input_logits, layer.filter_logits):
+                half = len(logits) // 2
+                logits[:half], logits[half:] = first, second
+        module.assignments = {}
+        module._record_assignments(0)
+
+        conv1.input_logits[0] = second  # one channel moves
+        conv2.input_logits[2:] = first  # two move, and their group is empty
+        conv3.input_logits[3] = torch.tensor([2.0, 3.0])  # stays, and 2 beats the 1 of the first group: a copy
+        conv3.input_logits[0] = torch.tensor([1.0, -7.0])
+        conv3.filter_logits[0:6] = 9 * second  # six filters move; T's size is not asked for
+        module._record_assignments(1)
+        assert module._group_statistics() == {
+            "copies": 1,
+            "empty_groups": 1,
+            "channels_moved": pytest.approx(3 / 12),
+            "channels_moved_last": pytest.approx(3 / 12),
+            "filters_moved": pytest.approx(6 / 24),
+            "largest_logit": 7,
+        }
+
+        conv1.input_logits[0] = first  # moves back
+        module._record_assignments(2)
+        statistics = module._group_statistics()
+    assert statistics["channels_moved"] == pytest.approx(2 / 12)
+    assert statistics["channels_moved_last"] == pytest.approx(1 / 12)
+    assert statistics["filters_moved"] == pytest.approx(6 / 24)
+
+
+def test_assignments_of_every_epoch_and_logits_of_three(tiny, trained):
+    kept = trained.assignments
+    assert [int(epoch) for epoch in kept["snapshots"]] == [0, 2, 3]
+    start = learned_layers(tiny().network())
+    assert len(start) == 3
+    for name, layer in trained.layers.items():
+        for kind in ("channel_group", "filter_group", "copies"):
+            assert len(kept[f"{name}.{kind}"]) == 4
+        for kind, logits in (("S", layer.input_logits), ("T", layer.filter_logits)):
+            assert len(kept[f"{name}.{kind}"]) == 3
+            assert torch.equal(kept[f"{name}.{kind}"][-1], logits.detach().half())
+        assert torch.equal(kept[f"{name}.S"][0], start[name].input_logits.detach().half())
+        assert torch.equal(kept[f"{name}.channel_group"][-1].long(), layer.input_logits.argmax(dim=1))
+        assert torch.equal(kept[f"{name}.filter_group"][-1].long(), layer.filter_logits.argmax(dim=1))
+        assert torch.equal(kept[f"{name}.inputs"][-1], layer.input_membership())
+    copies = sum(int(kept[f"{name}.copies"][-1]) for name in trained.layers)
+    assert copies == trained.history[-1]["copies"] > 0
+
+
+def test_logits_are_kept_of_each_stage_s_first_block_only(tiny, images):
+    module = Classifier(tiny(depths=(2, 1)), images)
+    with_logits = {key.rpartition(".")[0] for key in module.assignments if key.endswith(".S")}
+    assert with_logits == {f"layer{s}.0.conv{c}" for s in (1, 2) for c in (1, 2, 3)}
+    assert "layer1.1.conv1.channel_group" in module.assignments
+
+
+def test_flgc_moves_and_random_never_does(tiny, trained, images, tmp_path):
+    assert trained.history[-1]["channels_moved"] > 0
+    assert trained.history[-1]["filters_moved"] > 0
+    assert trained.history[0]["channels_moved_last"] == trained.history[0]["channels_moved"]
+
+    random = finish(tiny(method="random"), images, tmp_path)
+    for name in ("channels_moved", "channels_moved_last", "filters_moved", "copies"):
+        assert column(random, name) == [0, 0, 0]
+    start = learned_layers(tiny(method="random").network())
+    for name, layer in random.layers.items():
+        assert torch.equal(layer.input_logits, start[name].input_logits)
+    assert len(set(column(random, "largest_logit"))) == 1
+
+
+@pytest.mark.parametrize("method", ["dense", "grouped"])
+def test_nets_without_learned_groups_have_zeros_there(tiny, images, tmp_path, method):
+    module = finish(tiny(method=method, epochs=1), images, tmp_path)
+    row = module.history[0]
+    names = ("copies", "empty_groups", "channels_moved", "channels_moved_last", "filters_moved", "largest_logit")
+    assert [row[name] for name in names] == [0] * 6
+    assert module.assignments == {}
+
+
+def test_post_hoc_copies_are_made_for_the_last_test_only(tiny, images, tmp_path):
+    """So that all training is FLGC's, and all tests but the last."""
+    flgc = finish(tiny(method="flgc"), images, tmp_path / "flgc")
+    module = finish(tiny(copy_time="post-hoc"), images, tmp_path / "post-hoc")
+    copies = column(module, "copies")
+    assert copies[:2] == [0, 0]
+    assert copies[2] > 0
+    assert column(flgc, "copies") == [0, 0, 0]
+    assert column(module, "train_loss") == column(flgc, "train_loss")
+    assert column(module, "test_loss")[:2] == column(flgc, "test_loss")[:2]
+    assert column(module, "test_loss")[2] != column(flgc, "test_loss")[2]
+
+    in_training = finish(tiny(), images, tmp_path / "training")
+    assert column(in_training, "copies")[0] > 0
+    assert column(in_training, "train_loss") != column(flgc, "train_loss")
+
+
+# Refusals
+
+
+def test_a_run_that_diverged_is_refused_and_leaves_no_checkpoint(tiny, images, tmp_path):
+    """A loss that is not a number would stand in the records as a missing value."""
+    with pytest.raises(ValueError, match=r"diverged: in epoch 1 the train loss is nan .* lower learning_rate=1e\+30"):
+        finish(tiny(method="grouped", learning_rate=1e30), images, tmp_path)
+    assert not (tmp_path / "last.ckpt").exists()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny, images, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    finish(tiny(epochs=1), images, folder)
+    return (folder / "last.ckpt").read_bytes()
+
+
+def test_a_checkpoint_of_another_run_is_refused(tiny, images, tmp_path, checkpoint):
+    (tmp_path / "last.ckpt").write_bytes(checkpoint)
+    with pytest.raises(ValueError, match=r"belongs to another run \(seed was 0, not 7; top_k was 1, not 2\): move"):
+        finish(tiny(epochs=1, seed=7, top_k=2), images, tmp_path)
+    other = synthetic(seed=1, train=80, test=40)
+    with pytest.raises(ValueError, match=f"fingerprint {images.fingerprint}, not {other.fingerprint}.*start this run"):
+        finish(tiny(epochs=1), other, tmp_path)
+    assert (tmp_path / "last.ckpt").read_bytes() == checkpoint
+
+
+class Foreign:
+    """Something that only a loader that runs code would load."""
+
+
+@pytest.mark.parametrize("damage", ["empty", "garbage", "truncated", "another program's", "code"])
+def test_what_is_not_our_checkpoint_is_refused(tiny, images, tmp_path, checkpoint, damage):
+    path = tmp_path / "last.ckpt"
+    if damage == "another program's":
+        torch.save({"state_dict": {}}, path)
+    elif damage == "code":
+        torch.save({"flgc": Foreign()}, path)
+    else:
+        content = {"empty": b"", "garbage": b"garbage" * 100, "truncated": checkpoint[: len(checkpoint) // 2]}
+        path.write_bytes(content[damage])
+    with pytest.raises(
+        ValueError, match=r"last\.ckpt is not a checkpoint written by this library, or it is damaged: mov"
+    ):
+        finish(tiny(epochs=1), images, tmp_path)
+    assert path.exists()
