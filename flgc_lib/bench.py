@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import cpuinfo
 import numpy as np
 import pandas as pd
 import torch
@@ -21,7 +20,7 @@ from flgc_lib import candidates
 from flgc_lib.candidates import Candidate
 from flgc_lib.cost import count
 from flgc_lib.grouping import check_choice
-from flgc_lib.records import code_version
+from flgc_lib.records import code_version, processor_name
 from flgc_lib.resnet import Stem, resnet50
 
 
@@ -152,7 +151,7 @@ def _threads(number: int) -> Iterator[int]:
 
 def _versions() -> dict[str, str]:
     found = {
-        "processor": cpuinfo.get_cpu_info().get("brand_raw", platform.machine()),
+        "processor": processor_name(torch.device("cpu")),
         "system": platform.system(),
         "torch": torch.__version__,
     }

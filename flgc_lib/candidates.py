@@ -1,4 +1,4 @@
-"""What `flgc bench` compares: the dense network as people run it, masks and groups in PyTorch, and frozen networks."""
+"""What `flgc bench` compares: dense networks as people run them, masks and groups as PyTorch runs them, frozen ones."""
 
 import tempfile
 from collections.abc import Callable, Iterator

@@ -1,0 +1,83 @@
+"""The benchmark measures what it says and records it."""
+
+from itertools import pairwise
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from flgc_lib import bench as bench_module
+from flgc_lib.bench import BenchSettings, bench
+from flgc_lib.candidates import BASELINE, with_groups_of
+from flgc_lib.layers import FLGConv2d
+from flgc_lib.resnet import resnet
+from flgc_lib.tune import medians
+
+
+@pytest.fixture
+def small_network(monkeypatch):
+    """A ResNet of four blocks in the place of ResNet-50: what is tested is the bookkeeping."""
+
+    def small(**settings):
+        return resnet((1, 1, 1, 1), width=0.5, **settings)
+
+    monkeypatch.setattr(bench_module, "resnet50", small)
+    monkeypatch.setattr("flgc_lib.candidates.resnet50", small)
+
+
+def test_records_and_replaces(small_network, tmp_path, capsys):
+    settings = BenchSettings(
+        stems=("paper",), groups=(4,), batches=(2,), threads=(1,), repetitions=2, only=("flgc",), results=tmp_path
+    )
+    before = torch.get_num_threads()
+    frame = bench(settings)
+    assert torch.get_num_threads() == before
+    assert frame.candidate.iloc[0] == BASELINE
+    assert frame.times_faster.iloc[0] == 1
+    assert {"flgc masked", "flgc frozen", "flgc-dup frozen"} <= set(frame.candidate)
+    assert not frame.candidate.str.startswith("grouped").any()
+    assert (frame.quartile_1 <= frame.milliseconds).all()
+    assert (frame.milliseconds <= frame.quartile_3).all()
+    masked, frozen = (frame[frame.candidate == name].iloc[0] for name in ("flgc masked", "flgc frozen"))
+    assert masked.mmacs == frozen.mmacs  # what the mask lets through counts, not what is multiplied
+    assert masked.mmacs < frame.mmacs.iloc[0]
+    assert "flgc frozen" in capsys.readouterr().out
+    bench(settings)
+    stored = pd.read_csv(tmp_path / "bench.csv")
+    assert len(stored) == len(frame)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"groups": (5,)}, "groups=5 must divide 64"),
+        ({"batches": ()}, "must be one or more numbers"),
+        ({"threads": (-1,)}, "0 is for all cores"),
+        ({"stems": ("large",)}, "must be one of"),
+        ({"repetitions": 0}, "must be at least 1"),
+    ],
+)
+def test_refuses_what_cannot_be_measured(wrong, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        BenchSettings(**wrong)
+
+
+def test_takes_over_recorded_groups(tmp_path, monkeypatch):
+    layer = FLGConv2d(4, 3, 1, 2)
+    recorded = {
+        "0.channel_group": torch.tensor([[0, 0, 0, 0], [1, 0, 1, 0]]).numpy(),
+        "0.filter_group": torch.tensor([[0, 0, 0], [1, 1, 0]]).numpy(),
+    }
+    monkeypatch.setattr("flgc_lib.candidates.read_groups", lambda results, run: recorded)
+    model = with_groups_of(nn.Sequential(layer), tmp_path, "a-run")
+    assert model[0].input_membership().int().argmax(1).tolist() == [1, 0, 1, 0]
+    assert model[0].filter_membership().int().argmax(1).tolist() == [1, 1, 0]
+
+
+def test_candidates_alternate():
+    calls = []
+    found = medians({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repetitions=3)
+    assert found.keys() == {"a", "b"}
+    assert all(seconds >= 0 for seconds in found.values())
+    assert {"ab", "ba"} <= {x + y for x, y in pairwise(calls)}
