@@ -1,4 +1,4 @@
-"""The command line: `flgc check | notebooks | data | train | sweep | figures`, or `python -m flgc_lib …`."""
+"""The command line: `flgc check | notebooks | data | train | sweep | figures | freeze | bench`."""
 
 import sys
 from pathlib import Path
@@ -6,7 +6,8 @@ from pathlib import Path
 import tyro
 from tyro.extras import SubcommandApp
 
-from flgc_lib import course, environment, experiments, grids
+from flgc_lib import bench as benchmark
+from flgc_lib import course, deploy, environment, experiments, grids
 from flgc_lib import data as datasets
 from flgc_lib import figures as drawings
 from flgc_lib.training import Device, Settings
@@ -167,6 +168,31 @@ def figures(
         print(path)
     if text:
         document.write_text(text)
+
+
+@app.command
+def freeze(checkpoint: Path, output: Path, *, batch: int = 1, size: int = 32, tune: bool = True) -> None:
+    """Turn a trained network into a small, fast one for inference; read it with flgc_lib.frozen.load.
+
+    Args:
+        checkpoint: last.ckpt of a run, in data/runs/<run>/.
+        output: file to write.
+        batch: images at once that it is tuned for.
+        size: their height and width, pixels.
+        tune: time several exact forms of every layer on this machine and keep the fastest.
+    """
+    deploy.freeze_checkpoint(checkpoint, output, batch=batch, size=size, tune=tune)
+    print(f"{output}: {output.stat().st_size / 1e6:.2f} MB, from {checkpoint.stat().st_size / 1e6:.2f} MB")
+
+
+@app.command
+def bench(settings: tyro.conf.OmitArgPrefixes[benchmark.BenchSettings]) -> None:
+    """Measure dense, grouped, masked and frozen networks side by side on this machine.
+
+    Args:
+        settings: what to measure.
+    """
+    benchmark.bench(settings)
 
 
 def main() -> None:

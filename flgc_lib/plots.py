@@ -118,6 +118,7 @@ def draw_group_sizes(numbers: pd.DataFrame, canvas: Canvas) -> None:
             style = {"color": colour, "marker": STYLES[method]["marker"], "markerfacecolor": filled}
             axes.plot(places, cells["median"], linestyle="none", label=f"{method}, {moment}", **style)
         axes.set_xticks(range(len(groups)), [str(g) for g in groups])
+        axes.set_xlim(-0.6, len(groups) - 0.4)
         axes.set_xlabel("number of groups G")
         axes.set_title(f"{kind} of a group", fontsize="small")
     panels[0].set_ylabel("size over the equal size (no unit)")
