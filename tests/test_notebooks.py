@@ -19,8 +19,7 @@ from flgc_lib import course
 from flgc_lib.lessons import PAPER, lessons_on
 
 FOLDER = Path("notebooks")
-NOT_WRITTEN = {"06", "07", "08"}  # notebooks that may be missing; nothing else may
-LESSONS = [lesson for lesson in course.COURSE if (FOLDER / lesson.file).exists()]
+LESSONS = course.COURSE
 CHECKED = "nbval-check-output"
 LONGEST_CELL = 25  # lines
 START = """\
@@ -294,11 +293,7 @@ def test_notebooks(guard, lesson):
 
 
 def test_every_notebook_is_there_and_no_other():
-    assert (
-        {lesson.file for lesson in course.COURSE if lesson.number not in NOT_WRITTEN}
-        <= {path.name for path in FOLDER.glob("*.ipynb")}
-        <= {lesson.file for lesson in course.COURSE}
-    )
+    assert {path.name for path in FOLDER.glob("*.ipynb")} == {lesson.file for lesson in LESSONS}
 
 
 def test_notebooks_are_whole_and_valid():
@@ -317,7 +312,7 @@ def test_every_part_of_the_paper_has_a_notebook():
 
 def test_exercises_are_many():
     found = sum("exercise" in tags(cell) for lesson in LESSONS for cell in read(FOLDER / lesson.file).cells)
-    assert found >= (3 * len(LESSONS) if NOT_WRITTEN else 24)
+    assert found >= 24
 
 
 @pytest.fixture(scope="module")
