@@ -15,6 +15,9 @@ from flgc_lib.frozen_layer import FrozenConv2d, frozen_convolutions
 Layers = Sequence[tuple[str, FrozenConv2d]]
 
 REPETITIONS = 7
+LEAST_REPETITIONS = 3
+PATIENCE = 2.0
+"""Seconds after which no more than the least repetitions are made."""
 SHORTEST = 2e-4
 """Seconds that one timing should at least take: shorter calls are repeated within it."""
 
@@ -37,7 +40,10 @@ def medians(candidates: Mapping[str, Callable[[], object]], repetitions: int = R
         run()
         calls[name] = max(1, int(SHORTEST / (time.perf_counter() - start)))
     samples: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(repetitions):
+    begin = time.perf_counter()
+    for repetition in range(repetitions):
+        if repetition >= LEAST_REPETITIONS and time.perf_counter() - begin > PATIENCE:
+            break
         for name, run in candidates.items():
             start = time.perf_counter()
             for _ in range(calls[name]):
