@@ -15,6 +15,9 @@ from flgc_lib.frozen_layer import FrozenConv2d, frozen_convolutions
 Layers = Sequence[tuple[str, FrozenConv2d]]
 
 REPETITIONS = 7
+LEAST_REPETITIONS = 3
+PATIENCE = 2.0
+"""Seconds after which no more than the least repetitions are made."""
 SHORTEST = 2e-4
 """Seconds that one timing should at least take: shorter calls are repeated within it."""
 
@@ -37,7 +40,10 @@ def medians(candidates: Mapping[str, Callable[[], object]], repetitions: int = R
         run()
         calls[name] = max(1, int(SHORTEST / (time.perf_counter() - start)))
     samples: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(repetitions):
+    begin = time.perf_counter()
+    for repetition in range(repetitions):
+        if repetition >= LEAST_REPETITIONS and time.perf_counter() - begin > PATIENCE:
+            break
         for name, run in candidates.items():
             start = time.perf_counter()
             for _ in range(calls[name]):
@@ -50,8 +56,9 @@ def medians(candidates: Mapping[str, Callable[[], object]], repetitions: int = R
 def tune(network: nn.Module, example: Tensor) -> tuple[int | None, list[Timing]]:
     """Sets every frozen layer of `network` to its fastest form for what it is given when `example` comes in.
 
-    The choices are then tried together against all masks burnt into dense convolutions, which are kept if they win:
-    the network is never slower than its dense form.
+    The choices are then tried together, because forms side by side may do worse than each alone (the kernel's threads
+    and PyTorch's wait for each other). They compete with the form that is likely to be the fastest in every layer, and
+    with all masks burnt into dense convolutions: the network is never slower than its dense form.
 
     Args:
         network: a frozen network.
@@ -69,21 +76,20 @@ def tune(network: nn.Module, example: Tensor) -> tuple[int | None, list[Timing]]
         seconds = medians({form: partial(_run_layer, layer, form, inputs) for form in layer.available_forms()})
         layer.use(min(layer.available_forms(), key=seconds.__getitem__))
         timings.append(Timing(name, layer.form, _in_milliseconds(seconds)))
-    fastest: dict[str, Form] = {name: layer.form for name, layer in layers}
-    dense: dict[str, Form] = {name: layer.available_forms()[-1] for name, layer in layers}
+    forms: dict[str, dict[str, Form]] = {
+        "fastest forms": {name: layer.form for name, layer in layers},
+        "likely forms": {name: layer.available_forms()[0] for name, layer in layers},
+        "dense forms": {name: layer.available_forms()[-1] for name, layer in layers},
+    }
+    at_once = {choice: None if choice == "dense forms" else images for choice in forms}
     seconds = medians(
-        {
-            "fastest forms": partial(_run_network, network, layers, fastest, example, images),
-            "dense forms": partial(_run_network, network, layers, dense, example, None),
-        }
+        {choice: partial(_run_network, network, layers, forms[choice], example, at_once[choice]) for choice in forms}
     )
     best = min(seconds, key=seconds.__getitem__)
     timings.append(Timing("network", best, _in_milliseconds(seconds)))
-    if best == "dense forms":
-        fastest, images = dense, None
     for name, layer in layers:
-        layer.use(fastest[name]).forget()
-    return images, timings
+        layer.use(forms[best][name]).forget()
+    return at_once[best], timings
 
 
 def _run_layer(layer: FrozenConv2d, form: Form, inputs: tuple[Tensor, ...]) -> None:

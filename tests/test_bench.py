@@ -5,9 +5,11 @@ from itertools import pairwise
 import pandas as pd
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 
 from flgc_lib import bench as bench_module
+from flgc_lib import bench_report
 from flgc_lib.bench import BenchSettings, bench
 from flgc_lib.candidates import BASELINE, with_groups_of
 from flgc_lib.layers import FLGConv2d
@@ -81,3 +83,33 @@ def test_candidates_alternate():
     assert found.keys() == {"a", "b"}
     assert all(seconds >= 0 for seconds in found.values())
     assert {"ab", "ba"} <= {x + y for x, y in pairwise(calls)}
+
+
+def test_tables_and_figure_come_from_the_records(small_network, tmp_path):
+    frame = bench(
+        BenchSettings(
+            stems=("paper",),
+            groups=(2, 4),
+            batches=(1,),
+            threads=(1,),
+            repetitions=1,
+            only=("grouped",),
+            results=tmp_path,
+        )
+    )
+    document = tmp_path / "performance.md"
+    document.write_text(f"before\n{bench_report.BEGIN}\nold\n{bench_report.END}\nafter\n")
+    bench_report.write_tables(document, tmp_path / "bench.csv")
+    text = document.read_text()
+    assert text.startswith("before")
+    assert text.endswith("after\n")
+    assert "old" not in text
+    assert text.count("| grouped frozen |") == 2
+    canvas = Figure(layout="constrained")
+    bench_report.draw(frame, canvas)
+    assert canvas.axes[0].get_title() == "paper, batch 1, 1 thread"
+    with pytest.raises(ValueError, match="`flgc bench` measures"):
+        bench_report.read(tmp_path / "none.csv")
+    document.write_text("nothing")
+    with pytest.raises(ValueError, match="between which the tables go"):
+        bench_report.write_tables(document, tmp_path / "bench.csv")

@@ -1,5 +1,8 @@
 """Freezing never changes what a network computes: every form, every layer, whole nets."""
 
+import copy
+import gc
+
 import pytest
 import timm
 import torch
@@ -8,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from flgc_lib import forms
 from flgc_lib.convert import from_convolution
 from flgc_lib.cost import count
 from flgc_lib.frozen import freeze, load, save
@@ -302,3 +306,48 @@ def test_bad_requests_get_a_sentence(tmp_path):
     torch.save(content, tmp_path / "frozen.pt")
     with pytest.raises(ValueError, match="does not compute on tensors"):
         load(tmp_path / "frozen.pt")
+
+
+def test_without_numba_everything_works(monkeypatch, tmp_path):
+    model = used(resnet((1, 1), 10, method="flgc", groups=8, where="all", width=0.5))
+    x = torch.randn(2, 3, 32, 32)
+    save(freeze(model), tmp_path / "frozen.pt")
+    monkeypatch.setattr(forms, "IndirectConvolution", None)
+    for frozen in (freeze(model), load(tmp_path / "frozen.pt")):
+        with torch.no_grad():
+            assert_same(frozen(x), model(x))
+        assert all(layer.form != "indirect" for _, layer in frozen_convolutions(frozen))
+    _, layer = frozen_convolutions(frozen)[0]
+    with pytest.raises(ValueError, match="pip install"):
+        layer.use("indirect")
+
+
+def test_a_copy_computes_after_the_original_is_gone():
+    frozen = freeze(used(resnet((1,), 10, method="flgc", groups=4)))
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = frozen(x)
+        twin = copy.deepcopy(frozen)
+        del frozen
+        gc.collect()
+        assert torch.equal(twin(x), expected)
+
+
+def test_new_weights_are_used():
+    one, other = (from_convolution(FLGConv2d(8, 8, 1, 1)) for _ in range(2))
+    x = torch.randn(1, 8, 4, 4)
+    with torch.no_grad():
+        for form in one.available_forms():
+            one.use(form)(x)
+            other.use(form)
+        one.load_state_dict(other.state_dict())
+        for form in one.available_forms():
+            assert_same(one.use(form)(x), other.use(form)(x), 1e-6)
+
+
+def test_wrong_inputs_never_reach_the_kernel():
+    frozen = from_convolution(FLGConv2d(8, 8, 3, 2))
+    frozen.use(frozen.available_forms()[0])
+    for wrong in (torch.randn(1, 7, 5, 5), torch.randn(1, 8, 2, 2)):
+        with pytest.raises((RuntimeError, IndexError)):
+            frozen(wrong)
