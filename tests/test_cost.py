@@ -19,15 +19,6 @@ SAVINGS = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tensors this small only wait for a second thread, for minutes where the machine is busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def resnet50_macs(size=32, **options):
     with torch.device("meta"):  # shapes are enough; no weight is ever made
         return count(resnet50(**options), (3, size, size)).macs

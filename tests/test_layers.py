@@ -13,15 +13,6 @@ from flgc_lib.layers import FLGConv2d, RandomCopiesConv2d, RingConv2d, method_la
 C, N = 12, 10  # neither is a multiple of 5 or 8
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tensors this small only wait for a second thread, for minutes where the machine is busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def learned_layer(G, kind="unequal", *, kernel_size=3, seed=0, dtype=torch.float64, **options):
     """A layer whose groups are unequal, of which some are empty, or of which some overlap."""
     torch.manual_seed(seed)

@@ -15,15 +15,6 @@ METHODS = ("dense", "grouped", "random", "flgc", "flgc-dup", "ring", "flgc-randd
 STEMS = ("paper", "cifar", "imagenet")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tensors this small only wait for a second thread, for minutes where the machine is busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def small(**options):
     """The structure of ResNet-50, small: one block a stage, 16 channels in the stem."""
     torch.manual_seed(0)
