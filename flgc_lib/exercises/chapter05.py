@@ -1,11 +1,10 @@
 """Checks of the exercises of notebook 05."""
 
-from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 
-from flgc_lib.exercises import NotYet
+from flgc_lib.exercises import NotYet, call
 from flgc_lib.resnet import resnet
 
 NEEDED = {
@@ -24,24 +23,11 @@ USELESS = {
 }
 
 
-def _call(answer: object, name: str, *arguments: Any) -> Any:  # noqa: ANN401 - whatever a student's function takes
-    """The function's value for a small case; a sentence if it fails, or returns nothing yet."""
-    if not callable(answer):
-        raise NotYet(f"`{name}` is not a function; keep its `def` line and write below it.")
-    try:
-        value = cast(Callable[..., Any], answer)(*arguments)
-    except Exception as error:
-        raise NotYet(f"`{name}` stops with {type(error).__name__}: {error}.") from error
-    if value is None or value is ...:
-        raise NotYet(f"`{name}` returns nothing yet: put an expression in place of `...`.")
-    return value
-
-
 def exercise_1(answer: object) -> str:
     """Accuracy of a batch."""
     logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 3.0], [1.0, 5.0, 2.0], [4.0, 1.0, 1.0]])
     labels = torch.tensor([0, 2, 0, 0])
-    value = float(_call(answer, "accuracy", logits, labels))
+    value = float(call(answer, "accuracy", logits, labels))
     if value == 3:
         raise NotYet("for 3 right out of 4 `accuracy` says 3: divide by the number of images to get a share.")
     if value == 75:
@@ -58,7 +44,7 @@ def exercise_2(answer: object) -> str:
     """Which parameters are decayed."""
     network = resnet((1,), method="flgc", groups=2, width=1 / 16)
     for name, parameter in network.named_parameters():
-        given = _call(answer, "is_decayed", name, parameter)
+        given = call(answer, "is_decayed", name, parameter)
         learns_groups = name.endswith(("input_logits", "filter_logits"))
         if bool(given) == (parameter.ndim > 1 and not learns_groups):
             continue
@@ -103,7 +89,7 @@ def _consequence(name: str) -> str:
 def exercise_4(answer: object) -> str:
     """Choosing the epoch by held-out images alone."""
     held_out, test = [0.50, 0.62, 0.71, 0.69], [0.52, 0.74, 0.66, 0.68]
-    value = float(_call(answer, "report", held_out, test))
+    value = float(call(answer, "report", held_out, test))
     if value == max(test):
         raise NotYet(
             f"`report` gives {value}, the best test accuracy: then the test set has chosen the epoch, and the number "
@@ -115,7 +101,7 @@ def exercise_4(answer: object) -> str:
         raise NotYet(f"`report` gives {value}, the last epoch; the held-out images prefer an earlier one.")
     if value != test[2]:
         raise NotYet(f"`report` gives {value} for held-out {held_out} and test {test}; epoch 3 is the best held out.")
-    tie = float(_call(answer, "report", [0.7, 0.7], [0.6, 0.9]))
+    tie = float(call(answer, "report", [0.7, 0.7], [0.6, 0.9]))
     if tie != 0.6:
         raise NotYet("of two epochs that are equally good held out, take the first, not the one with the better test.")
     return "Right: held-out images choose, the test set is looked at once, for what was chosen."

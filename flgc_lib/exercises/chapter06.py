@@ -1,31 +1,15 @@
 """Checks of the exercises of notebook 06."""
 
-from collections.abc import Callable
-from typing import Any, cast
-
 import numpy as np
 
-from flgc_lib.exercises import NotYet
-
-
-def _call(answer: object, name: str, *arguments: Any) -> Any:  # noqa: ANN401 - whatever a student's function takes
-    """The function's value for a small case; a sentence if it fails, or returns nothing yet."""
-    if not callable(answer):
-        raise NotYet(f"`{name}` is not a function; keep its `def` line and write below it.")
-    try:
-        value = cast(Callable[..., Any], answer)(*arguments)
-    except Exception as error:
-        raise NotYet(f"`{name}` stops with {type(error).__name__}: {error}.") from error
-    if value is None or value is ...:
-        raise NotYet(f"`{name}` returns nothing yet: put an expression in place of `...`.")
-    return value
+from flgc_lib.exercises import NotYet, call
 
 
 def exercise_1(answer: object) -> str:
     """Flow between groups."""
     before, after = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 1, 1, 1, 1, 0])
     wanted = [[1, 2, 0], [0, 2, 0], [1, 0, 0]]
-    given = np.asarray(_call(answer, "flow", before, after, 3))
+    given = np.asarray(call(answer, "flow", before, after, 3))
     if given.shape != (3, 3):
         raise NotYet(f"`flow` gives shape {given.shape} for 3 groups: a row and a column for each group, also for an "
                      "empty one.")  # fmt: skip
@@ -42,7 +26,7 @@ def exercise_1(answer: object) -> str:
 def exercise_2(answer: object) -> str:
     """An order in which groups show, the best of each first."""
     groups_of, scores = np.array([1, 0, 2, 1, 0, 0]), np.array([0.5, 0.1, 0.9, 0.7, 0.8, 0.2])
-    given = [int(i) for i in _call(answer, "strongest_first", groups_of, scores)]
+    given = [int(i) for i in call(answer, "strongest_first", groups_of, scores)]
     if given == sorted(groups_of.tolist()):
         raise NotYet("these are the sorted group numbers; wanted are the channels' places, to index with.")
     if sorted(given) != list(range(6)):
@@ -59,7 +43,7 @@ def exercise_3(answer: object) -> str:
     """Who is copied where."""
     inputs = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1], [1, 1, 1]], dtype=bool)
     own = np.array([0, 1, 2, 2])
-    given = [(int(c), int(g)) for c, g in _call(answer, "copies", inputs, own)]
+    given = [(int(c), int(g)) for c, g in call(answer, "copies", inputs, own)]
     if len(given) == int(inputs.sum()):
         raise NotYet("you list every membership; a channel's own group, `own[c]`, is no copy.")
     if sorted(given) == [(1, 1), (3, 1), (3, 2)]:
@@ -73,11 +57,11 @@ def exercise_3(answer: object) -> str:
 def exercise_4(answer: object) -> str:
     """Pairs that stay together, whatever the groups are called."""
     before, renamed = np.array([0, 0, 1, 1]), np.array([1, 1, 0, 0])
-    value = float(_call(answer, "together", before, renamed))
+    value = float(call(answer, "together", before, renamed))
     if abs(value - 1) > 1e-9:
         raise NotYet(f"groups 0 and 1 only exchanged their numbers, so all pairs are still together: 1, not {value:g}.")
     before, after = np.array([0, 0, 0, 1, 1]), np.array([0, 0, 1, 1, 1])
-    value = float(_call(answer, "together", before, after))
+    value = float(call(answer, "together", before, after))
     if abs(value - 0.5) > 1e-9:
         raise NotYet(
             f"before, four pairs are together: (0, 1), (0, 2), (1, 2), (3, 4). After {after.tolist()} two still "

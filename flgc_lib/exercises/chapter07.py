@@ -1,30 +1,14 @@
 """Checks of the exercises of notebook 07."""
 
-from collections.abc import Callable
-from typing import Any, cast
-
 import numpy as np
 
-from flgc_lib.exercises import NotYet
-
-
-def _call(answer: object, name: str, *arguments: Any) -> Any:  # noqa: ANN401 - whatever a student's function takes
-    """The function's value for a small case; a sentence if it fails, or returns nothing yet."""
-    if not callable(answer):
-        raise NotYet(f"`{name}` is not a function; keep its `def` line and write below it.")
-    try:
-        value = cast(Callable[..., Any], answer)(*arguments)
-    except Exception as error:
-        raise NotYet(f"`{name}` stops with {type(error).__name__}: {error}.") from error
-    if value is None or value is ...:
-        raise NotYet(f"`{name}` returns nothing yet: put an expression in place of `...`.")
-    return value
+from flgc_lib.exercises import NotYet, call
 
 
 def exercise_1(answer: object) -> str:
     """Mean paired difference in percentage points."""
     method, baseline = {0: 0.62, 1: 0.66, 2: 0.90}, {1: 0.65, 0: 0.60, 3: 0.10}
-    value = float(_call(answer, "paired", method, baseline))
+    value = float(call(answer, "paired", method, baseline))
     if abs(value - 0.015) < 1e-9:
         raise NotYet("0.015 is right as a share; give percentage points, 100 times that.")
     if abs(value + 1.5) < 1e-9:
@@ -40,7 +24,7 @@ def exercise_1(answer: object) -> str:
 def exercise_2(answer: object) -> str:
     """A bootstrap interval."""
     values = np.arange(100, dtype=float)
-    low, high = (float(x) for x in _call(answer, "bootstrap", values))
+    low, high = (float(x) for x in call(answer, "bootstrap", values))
     if low > high:
         raise NotYet("the lower end comes first.")
     if high - low > 80:
@@ -59,7 +43,7 @@ def exercise_2(answer: object) -> str:
 
 def exercise_3(answer: object) -> str:
     """How many seeds an effect needs."""
-    value = _call(answer, "seeds_needed", 0.5, 0.3)
+    value = call(answer, "seeds_needed", 0.5, 0.3)
     if value == int(1.96 * 0.5 / 0.3) + 1:
         raise NotYet("the half-width falls with √n: to halve it takes four times as many seeds. Square the ratio.")
     if float(value) != int(value):
@@ -69,14 +53,14 @@ def exercise_3(answer: object) -> str:
             f"for sd = 0.5 and difference = 0.3 you gave {value}; 1.96 · 0.5 / √10 = 0.31 is still too wide, and "
             "1.96 · 0.5 / √11 = 0.295 is not: 11."
         )
-    if int(_call(answer, "seeds_needed", 0.5, 0.1)) != 97:
+    if int(call(answer, "seeds_needed", 0.5, 0.1)) != 97:
         raise NotYet("for a difference of 0.1 it takes 97 seeds: 1.96 · 0.5 / √97 = 0.0995.")
     return "Right: 11 seeds for 0.3 points, and 97 for 0.1."
 
 
 def exercise_4(answer: object) -> str:
     """The sign-flip test."""
-    value = float(_call(answer, "sign_flip", [1.0, 2.0, 3.0]))
+    value = float(call(answer, "sign_flip", [1.0, 2.0, 3.0]))
     if abs(value - 1 / 8) < 1e-9:
         raise NotYet("1/8 counts one side only; a mean of −2 is as extreme as +2: compare absolute values.")
     if abs(value) < 1e-9:
@@ -86,7 +70,7 @@ def exercise_4(answer: object) -> str:
             f"for [1, 2, 3] you gave {value:g}: of the 8 ways to give signs only + + + and − − − have a mean of "
             "at least 2 in size, so 2/8."
         )
-    value = float(_call(answer, "sign_flip", [0.5, -0.5, 1.0, 0.2, 0.3]))
+    value = float(call(answer, "sign_flip", [0.5, -0.5, 1.0, 0.2, 0.3]))
     if abs(value - 12 / 32) > 1e-9:
         raise NotYet(f"for [0.5, −0.5, 1, 0.2, 0.3] it is 12/32, not {value:g}; does rounding make equal means differ?")
     return "Right. With five seeds it can't be below 2/32 = 6 %, however large the effect: that is what five seeds are."
