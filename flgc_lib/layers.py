@@ -123,26 +123,42 @@ class FLGConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """conv(x, W ⊙ M); the mask follows S and T of this moment."""
-        A = straight_through(self.input_logits, self.input_membership(), estimator=self.estimator)  # (C, G)
-        B = straight_through(self.filter_logits, self.filter_membership(), estimator=self.estimator)  # (N, G)
-        # Autocast would multiply the two 0/1 matrices in bf16 for nothing and round the gradients of S and T.
-        with torch.autocast(x.device.type, enabled=False):
-            mask = connection_mask(A, B)  # (N, C)
         autocast = torch.is_autocast_enabled(x.device.type)
         dtype = torch.get_autocast_dtype(x.device.type) if autocast else self.weight.dtype
-        weight = _MaskedWeight.apply(self.weight, mask, dtype)  # (N, C, kh, kw)
-        if self._is_matrix_product(x):
-            pixels = x[:, :, :: self.stride[0], :: self.stride[1]].movedim(1, -1)  # (B, H', W', C)
-            return F.linear(pixels, weight[:, :, 0, 0], self.bias).movedim(-1, 1)
+        # Autocast would multiply the two 0/1 matrices in bf16 for nothing and round the gradients of S and T.
+        with torch.autocast(x.device.type, enabled=False):
+            mask = self._mask()  # (N, C)
+        # A convolution that is a matrix product of pixels and weights is several times faster as one than oneDNN's
+        # convolution on small maps, above all backward, if the channels of a pixel lie together in memory.
+        if x.is_contiguous(memory_format=torch.channels_last):
+            if self.kernel_size == (1, 1) and self.padding == (0, 0):
+                weight = _MaskedWeight.apply(self.weight, mask, dtype)
+                pixels = x[:, :, :: self.stride[0], :: self.stride[1]].movedim(1, -1)  # (B, H', W', C)
+                return F.linear(pixels, weight[:, :, 0, 0], self.bias).movedim(-1, 1)
+            if self._has_one_position(x):
+                top, left = self.padding
+                covered = x[:, :, : self.kernel_size[0] - top, : self.kernel_size[1] - left]  # (B, C, h, w)
+                taps = self.weight[:, :, top : top + covered.shape[2], left : left + covered.shape[3]]
+                weight = _MaskedWeight.apply(taps, mask, dtype)  # (N, C, h, w): the other taps lie on the padding
+                rows, columns = (t.movedim(1, -1).flatten(1) for t in (covered, weight))
+                return F.linear(rows, columns, self.bias)[:, :, None, None]
+        weight = _MaskedWeight.apply(self.weight, mask, dtype)
         return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation)
 
-    def _is_matrix_product(self, x: Tensor) -> bool:
-        """Whether this is a 1×1 convolution of channels that lie together in memory, which is pixels times weights.
+    def _mask(self) -> Tensor:
+        """M, shape (N, C), with the gradient to S and T if they learn."""
+        if not (self.input_logits.requires_grad or self.filter_logits.requires_grad):
+            return self.connection_mask()
+        A = straight_through(self.input_logits, self.input_membership(), estimator=self.estimator)  # (C, G)
+        B = straight_through(self.filter_logits, self.filter_membership(), estimator=self.estimator)  # (N, G)
+        return connection_mask(A, B)
 
-        On small maps a matrix product is several times faster than oneDNN's convolution, above all backward.
-        """
-        channels_last = x.is_contiguous(memory_format=torch.channels_last)
-        return channels_last and self.kernel_size == (1, 1) and self.padding == (0, 0)
+    def _has_one_position(self, x: Tensor) -> bool:
+        """Whether the kernel fits the padded image in one place only and that place meets the image."""
+        return self.dilation == (1, 1) and all(
+            p < k <= size + 2 * p < k + s
+            for size, k, s, p in zip(x.shape[2:], self.kernel_size, self.stride, self.padding, strict=True)
+        )
 
     @torch.no_grad()
     def input_membership(self) -> Tensor:

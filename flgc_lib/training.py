@@ -177,10 +177,10 @@ class Classifier(lightning.LightningModule):
         s = self.settings
         weights, logits = parameter_groups(self.model, s.weight_decay)
         optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.SGD(weights, lr=s.learning_rate, momentum=s.momentum, nesterov=True)
+            torch.optim.SGD(weights, lr=s.learning_rate, momentum=s.momentum, nesterov=True, fused=True)
         ]
         if logits:
-            optimizers.append(torch.optim.Adam(logits, lr=s.logit_learning_rate))
+            optimizers.append(torch.optim.Adam(logits, lr=s.logit_learning_rate, fused=True))
         steps = s.epochs * len(self.train_dataloader())
         schedulers = [
             torch.optim.lr_scheduler.OneCycleLR(

@@ -72,8 +72,8 @@ def gradients_by_hand(layer, x, upstream):
     return logit_gradient(S, to_A), logit_gradient(T, to_B)
 
 
-def batch(dtype=torch.float64, channels=C):
-    return torch.randn(2, channels, 9, 8, generator=torch.Generator().manual_seed(7), dtype=dtype)
+def batch(dtype=torch.float64, channels=C, size=(9, 8)):
+    return torch.randn(2, channels, *size, generator=torch.Generator().manual_seed(7), dtype=dtype)
 
 
 # The layer is the sum over its groups
@@ -88,11 +88,8 @@ GEOMETRIES = [
 CASES = [(1, "unequal"), *product((3, 5, 8), ("unequal", "empty", "overlapping"))]
 
 
-@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
-@pytest.mark.parametrize(("G", "kind"), CASES)
-def test_forward_and_backward_equal_the_gathered_convolutions(G, kind, geometry):
-    layer = learned_layer(G, kind, **geometry)
-    x = batch().requires_grad_()
+def assert_equals_gathered(layer, x):
+    x.requires_grad_()
     out = layer(x)
     upstream = torch.randn(out.shape, generator=torch.Generator().manual_seed(8), dtype=out.dtype)
     out.backward(upstream)
@@ -109,6 +106,32 @@ def test_forward_and_backward_equal_the_gathered_convolutions(G, kind, geometry)
     torch.testing.assert_close(layer.filter_logits.grad, to_T)
     if layer.bias is not None:
         torch.testing.assert_close(layer.bias.grad, upstream.sum(dim=(0, 2, 3)))
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+@pytest.mark.parametrize(("G", "kind"), CASES)
+def test_forward_and_backward_equal_the_gathered_convolutions(G, kind, geometry):
+    assert_equals_gathered(learned_layer(G, kind, **geometry), batch())
+
+
+# In channels_last: 1×1, one position of the kernel on the padded map, and maps that are just too large for that.
+MATRIX_PRODUCTS = [
+    ((9, 8), {"kernel_size": 1, "stride": 2}),
+    ((1, 1), {"kernel_size": 3, "padding": 1, "bias": True}),
+    ((2, 2), {"kernel_size": 3, "padding": 1, "stride": 2}),
+    ((2, 1), {"kernel_size": 3, "padding": 1}),
+    ((3, 3), {"kernel_size": 3, "padding": 1, "stride": 2}),
+    ((1, 4), {"kernel_size": (3, 5), "padding": (1, 1), "stride": (1, 2), "bias": True}),
+    ((3, 3), {"kernel_size": 3}),
+    ((1, 1), {"kernel_size": 3, "padding": 2, "dilation": 2}),
+]
+
+
+@pytest.mark.parametrize(("size", "geometry"), MATRIX_PRODUCTS, ids=str)
+@pytest.mark.parametrize("kind", ["unequal", "empty", "overlapping"])
+def test_channels_last_equals_the_gathered_convolutions(kind, size, geometry):
+    layer = learned_layer(5, kind, **geometry).to(memory_format=torch.channels_last)
+    assert_equals_gathered(layer, batch(size=size).contiguous(memory_format=torch.channels_last))
 
 
 @pytest.mark.parametrize(("G", "kind"), CASES)
