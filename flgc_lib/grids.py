@@ -36,7 +36,7 @@ def first() -> list[Settings]:
 def tune() -> list[Settings]:
     """Learning rates, tuned once, on images held out of the training set, on FLGC and not on the rule."""
     base = replace(_SMALL, method="flgc", hold_out=5000, epochs=8)
-    rates = product((0.05, 0.1, 0.2, 0.4), (0.003, 0.01, 0.03))
+    rates = product((0.05, 0.1, 0.2, 0.4, 0.8), (0.003, 0.01, 0.03))
     return [replace(base, learning_rate=w, logit_learning_rate=s) for w, s in rates]
 
 
