@@ -66,6 +66,7 @@ class FLGConv2d(nn.Module):
         bias: shape (N,), or None.
         input_logits: S, shape (C, G), drawn from N(0, 1).
         filter_logits: T, shape (N, G), drawn from N(0, 1).
+        learns: whether S and T get a gradient in this pass; without, it is cheaper.
 
     Raises:
         ValueError: for groups outside 1 … min(C, N), top_k below 1, an unknown score or estimator.
@@ -106,6 +107,7 @@ class FLGConv2d(nn.Module):
         self.duplicate_top_k = duplicate_top_k
         self.score = score
         self.estimator: Estimator = estimator
+        self.learns = True
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, *self.kernel_size))
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
         self.input_logits = nn.Parameter(torch.empty(in_channels, groups))
@@ -147,7 +149,7 @@ class FLGConv2d(nn.Module):
 
     def _mask(self) -> Tensor:
         """M, shape (N, C), with the gradient to S and T if they learn."""
-        if not (self.input_logits.requires_grad or self.filter_logits.requires_grad):
+        if not self.learns or not (self.input_logits.requires_grad or self.filter_logits.requires_grad):
             return self.connection_mask()
         A = straight_through(self.input_logits, self.input_membership(), estimator=self.estimator)  # (C, G)
         B = straight_through(self.filter_logits, self.filter_membership(), estimator=self.estimator)  # (N, G)

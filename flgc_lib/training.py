@@ -74,6 +74,8 @@ class Settings:
     """Of convolutions and classifier; norms, biases, S and T have none."""
     logit_learning_rate: float = 0.01
     """Peak of the one-cycle schedule of Adam for S and T."""
+    assign_every: int = 1
+    """Steps from one update of S and T to the next; in between the groups stay, and a step is cheaper."""
     precision: Precision = "bf16"
     """bf16 is mixed precision: products in bf16, weights, S and T in fp32."""
 
@@ -85,7 +87,7 @@ class Settings:
         for f in fields(self):  # 1 and 1.0 are one setting, and have one id
             if isinstance(f.default, float):
                 object.__setattr__(self, f.name, float(getattr(self, f.name)))
-        for name in ("groups", "epochs", "batch", "top_k"):
+        for name in ("groups", "epochs", "batch", "top_k", "assign_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         for name in ("seed", "hold_out"):
@@ -214,16 +216,23 @@ class Classifier(lightning.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Starts the sums of the epoch."""
+        self._step = self.current_epoch * len(self.train_dataloader())
         self._started = time.perf_counter()
         self._train = torch.zeros(2, dtype=torch.float64, device=self.device)  # loss, images
         if self.settings.copy_time == "post-hoc":
             self._set_top_k(None)
 
     def training_step(self, batch: tuple[Tensor, Tensor]) -> None:
-        """One step of both optimisers."""
+        """One step of the weights' optimiser and, every `assign_every` steps, of the one for S and T."""
         images, labels = batch
+        learns = self._step % self.settings.assign_every == 0
+        self._step += 1
+        for layer in self.layers.values():
+            layer.learns = learns
         loss = F.cross_entropy(self(images), labels)
         optimizers, schedulers = _as_list(self.optimizers()), _as_list(self.lr_schedulers())
+        if not learns:
+            optimizers = optimizers[:1]
         for optimizer in optimizers:
             optimizer.zero_grad()
         self.manual_backward(loss)

@@ -81,6 +81,7 @@ def test_ids_ignore_defaults_and_spelling_but_no_value():
         "momentum": 0.8,
         "weight_decay": 0.0,
         "logit_learning_rate": 0.02,
+        "assign_every": 2,
         "precision": "fp32",
     }
     ids = {Settings().id, *(Settings(**{name: value}).id for name, value in others.items())}
@@ -194,6 +195,28 @@ def test_weights_and_logits_are_trained_and_the_loss_falls(tiny, trained, images
         assert not torch.equal(p.detach(), start[name]), name
     losses = column(trained, "train_loss")
     assert losses[-1] < losses[0]
+
+
+def test_logits_are_updated_every_so_many_steps_also_in_a_resumed_run(tiny, images, tmp_path, monkeypatch):
+    settings, taken = tiny(assign_every=3), []
+    step = Classifier.training_step
+
+    def spy(module, batch):
+        before = [p.detach().clone() for p in parameter_groups(module.model, 0.0)[1]]
+        step(module, batch)
+        after = parameter_groups(module.model, 0.0)[1]
+        taken.append({not torch.equal(a, b) for a, b in zip(before, after, strict=True)})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Classifier, "training_step", spy)
+        whole = finish(settings, images, tmp_path / "whole")
+    assert taken == [{i % 3 == 0} for i in range(3 * 5)]
+
+    with monkeypatch.context() as patch:
+        _fail_at(patch, Classifier, "training_step", 7)
+        with pytest.raises(InterruptError):
+            finish(settings, images, tmp_path / "resumed")
+    same(finish(settings, images, tmp_path / "resumed"), whole)
 
 
 # The same numbers again
