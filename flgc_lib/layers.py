@@ -29,8 +29,9 @@ class _MaskedWeight(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, mask: Tensor, dtype: torch.dtype) -> Tensor:  # noqa: ANN401
+        mask = mask.to(dtype)  # half the memory until the backward pass; 0 and 1 stay what they are
         ctx.save_for_backward(weight, mask)
-        return weight.to(dtype) * mask.to(dtype)[:, :, None, None]
+        return weight.to(dtype) * mask[:, :, None, None]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:  # noqa: ANN401

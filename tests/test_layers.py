@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from flgc_lib.grouping import membership
+from flgc_lib.grouping import membership, straight_through
 from flgc_lib.layers import FLGConv2d, RandomCopiesConv2d, RingConv2d, method_layer
 
 C, N = 12, 10  # neither is a multiple of 5 or 8
@@ -161,6 +161,34 @@ def test_every_logit_gets_a_gradient(kind):
     out.backward(torch.randn_like(out))
     assert layer.input_logits.grad.all()
     assert layer.filter_logits.grad.all()
+
+
+def test_between_the_passes_it_keeps_less_than_a_mask_written_out():
+    """In mixed precision, for wide layers: neither a masked weight nor the mask in single precision."""
+
+    class WrittenOut(FLGConv2d):
+        def forward(self, x):
+            A = straight_through(self.input_logits, self.input_membership())
+            B = straight_through(self.filter_logits, self.filter_membership())
+            with torch.autocast("cpu", enabled=False):
+                weight = self.weight * (B @ A.T)[:, :, None, None]
+            return F.conv2d(x, weight, padding=self.padding)
+
+    kept = {}
+    for layer_class, size in product((FLGConv2d, WrittenOut), (1, 3)):
+        storages = {}
+
+        def pack(tensor, storages=storages):
+            storages[tensor.untyped_storage().data_ptr()] = tensor  # kept, so that no other one gets its address
+            return tensor
+
+        x = torch.randn(2, 64, 4, 4).contiguous(memory_format=torch.channels_last).requires_grad_()
+        layer = layer_class(64, 64, size, 8, padding=size // 2).to(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            layer(x)
+        kept[layer_class, size] = sum(t.untyped_storage().nbytes() for t in storages.values())
+    for size in (1, 3):
+        assert kept[FLGConv2d, size] < kept[WrittenOut, size]
 
 
 def test_weights_behind_the_mask_get_no_gradient():
