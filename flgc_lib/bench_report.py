@@ -1,31 +1,34 @@
 """From the benchmark's records to what people read: the tables of docs/performance.md and a figure."""
 
-import re
+from itertools import cycle
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
 
 from flgc_lib.candidates import BASELINE
 
-BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
+COLUMNS = ["stem", "batch", "threads", "candidate", "groups", "mmacs", "milliseconds", "times_faster"]
+"""What the figure needs."""
 
 
-def read(records: Path) -> pd.DataFrame:
-    """The rows of `bench.csv`.
+def read(results: Path) -> pd.DataFrame:
+    """The rows of `bench.csv` in the folder of the records; none if there is no such file."""
+    records = results / "bench.csv"
+    return pd.read_csv(records, keep_default_na=False) if records.exists() else pd.DataFrame()
 
-    Raises:
-        ValueError: if there is no such file.
-    """
-    if not records.exists():
-        raise ValueError(f"{records} does not exist; `flgc bench` measures and writes it")
-    return pd.read_csv(records, keep_default_na=False)
+
+def speed(results: Path) -> pd.DataFrame:
+    """What the figure shows of them."""
+    return read(results).filter(COLUMNS)
 
 
 def tables(frame: pd.DataFrame) -> str:
     """Markdown: for every processor, stem, batch and number of threads, times and ratios by candidate and groups."""
+    if frame.empty:
+        return ""
     parts = []
     for case, rows in frame.groupby(["processor", "stem", "size", "batch", "threads"], sort=True):
         processor, stem, size, batch, threads = cast(tuple[str, str, int, int, int], case)
@@ -45,38 +48,33 @@ def tables(frame: pd.DataFrame) -> str:
     return "\n".join(parts)
 
 
-def write_tables(document: Path, records: Path) -> None:
-    """Puts the tables of the records between the marks in a document.
-
-    Raises:
-        ValueError: if the marks or the records are missing.
-    """
-    text = document.read_text()
-    if BEGIN not in text or END not in text:
-        raise ValueError(f"{document} must contain the lines {BEGIN} and {END}, between which the tables go")
-    block = f"{BEGIN}\n\n{tables(read(records))}\n{END}"
-    document.write_text(re.sub(f"{BEGIN}.*{END}", lambda _: block, text, flags=re.DOTALL))
-
-
-def draw(frame: pd.DataFrame, canvas: Figure) -> None:
+def draw(numbers: pd.DataFrame, canvas: Figure) -> None:
     """Times faster than dense against the number of groups, a panel for each combination, with what MACs promise."""
-    cases = list(frame.groupby(["stem", "batch", "threads"], sort=True))
-    axes = np.atleast_1d(canvas.subplots(-(-len(cases) // 2), min(2, len(cases)), squeeze=False).ravel())
-    for ax, (case, rows) in zip(axes, cases, strict=False):
+    candidates = sorted(numbers["candidate"][numbers["groups"] > 1].unique())
+    looks = zip(candidates, cycle(sns.color_palette("colorblind")), cycle("osD^vP*Xhd"), cycle(("-", "--", "-.")))
+    styles = {name: {"color": c, "marker": m, "linestyle": line} for name, c, m, line in looks}
+    cases = list(numbers.groupby(["stem", "batch", "threads"], sort=True))
+    panels = canvas.subplots(-(-len(cases) // 2), 2, squeeze=False).ravel()
+    for axes, (case, rows) in zip(panels, cases, strict=False):
         stem, batch, threads = cast(tuple[str, int, int], case)
-        dense = rows[rows.candidate == BASELINE].mmacs.iloc[0]
-        for candidate, line in rows[rows.groups > 1].groupby("candidate", sort=True):
-            line = line.sort_values("groups")
-            ax.plot(line.groups, line.times_faster, marker="o", label=candidate)
-        promised = rows[rows.candidate == "grouped frozen"].sort_values("groups")
-        ax.plot(promised.groups, dense / promised.mmacs, color="grey", linestyle=":", label="what the MACs promise")
-        ax.axhline(1, color="grey", linewidth=0.8)
-        ax.set_xscale("log", base=2)
-        ax.set_yscale("log", base=2)
-        ax.set_title(f"{stem}, batch {batch}, {threads} thread{'s' if threads > 1 else ''}", fontsize="small")
-        ax.set_xlabel("groups G")
-        ax.set_ylabel("times faster than dense")
-    for ax in axes[len(cases) :]:
-        ax.set_axis_off()
-    handles = {label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    canvas.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize="small")
+        dense = rows[rows["candidate"] == BASELINE]["mmacs"].iloc[0]
+        for name, style in styles.items():
+            line = rows[rows["candidate"] == name].sort_values("groups")
+            axes.plot(line["groups"], line["times_faster"], label=name, markersize=4, **style)
+        promised = rows[rows["candidate"] == "grouped frozen"].sort_values("groups")
+        axes.plot(
+            promised["groups"], dense / promised["mmacs"], color="0.5", linestyle=":", label="MACs of equal groups"
+        )
+        axes.axhline(1, color="0.5", linewidth=0.8)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log", base=2)
+        axes.set_xticks(sorted(numbers["groups"][numbers["groups"] > 1].unique()))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter("{x:g}")
+        axes.set_title(f"{stem}, batch {batch}, {threads} thread{'s' if threads > 1 else ''}", fontsize="small")
+        axes.set_xlabel("groups G")
+        axes.set_ylabel("times faster than dense")
+    for axes in panels[len(cases) :]:
+        axes.set_axis_off()
+    handles, labels = panels[0].get_legend_handles_labels()
+    canvas.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="small", frameon=False)

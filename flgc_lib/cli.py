@@ -104,7 +104,12 @@ def train(
     same = recorded["test_accuracy"] == again["test_accuracy"]
     print(
         f"{run}: test accuracy {again['test_accuracy']!r}, recorded {recorded['test_accuracy']!r}: "
-        + ("the same" if same else "not the same; the last digits depend on processor, threads and versions")
+        + (
+            "the same"
+            if same
+            else f"not the same; recorded by commit {recorded['code']} of the library, on another "
+            "processor, number of threads or version the last digits differ"
+        )
     )
 
 
@@ -144,7 +149,7 @@ def figures(
     *,
     results: Path = RESULTS,
     folder: Path = Path("figures"),
-    document: Path = Path("README.md"),
+    documents: tuple[Path, ...] = (Path("README.md"), Path("docs/performance.md")),
     check: bool = False,
 ) -> None:
     """Draw every figure, and fill in every table, from the records.
@@ -152,22 +157,25 @@ def figures(
     Args:
         results: folder of the records.
         folder: where the figures go.
-        document: whose tables, between `<!-- table: GRID -->` and `<!-- /table -->`, are filled in, if it exists.
+        documents: whose tables, between `<!-- table: GRID -->` and `<!-- /table -->`, are filled in, if they exist.
         check: change nothing; compare the stored figures' numbers, and the tables, with the records.
     """
-    text = drawings.write_tables(document, results) if document.exists() else ""
+    texts = {path: drawings.write_tables(path, results) for path in documents if path.exists()}
     if check:
         problems = drawings.check(results, folder)
-        if text and text != document.read_text():
-            problems.append(f"the tables of {document} are not what the records say: type `flgc figures`")
+        problems += [
+            f"the tables of {path} are not what the records say: type `flgc figures`"
+            for path, text in texts.items()
+            if text != path.read_text()
+        ]
         if problems:
             sys.exit("\n".join(problems))
         print("all figures and tables are those of the records")
         return
     for path in drawings.regenerate(results, folder):
         print(path)
-    if text:
-        document.write_text(text)
+    for path, text in texts.items():
+        path.write_text(text)
 
 
 @app.command

@@ -16,7 +16,7 @@ import torch
 from matplotlib.figure import Figure as Canvas
 from torch.nn import functional as F
 
-from flgc_lib import analysis, plots
+from flgc_lib import analysis, bench_report, plots
 from flgc_lib.analysis import Records, accuracy_by_groups, of_grid
 from flgc_lib.block_pictures import draw_basic_block, draw_bottleneck_block
 from flgc_lib.grids import Grid
@@ -57,26 +57,27 @@ class Figure:
 
 @dataclass(frozen=True)
 class Drawing:
-    """An entry of the manifest that needs no records.
+    """An entry of the manifest that no experiment's runs are needed for.
 
     Attributes:
         id: name of the files in `figures/`.
         notebook: where it is explained.
         caption: what it shows, and where its numbers come from.
-        draw: the picture.
-        numbers: what it is drawn from, stored beside it; None for a scheme without numbers.
+        draw: the picture, from the numbers.
+        numbers: from the folder of the records, what it is drawn from; without rows there is no picture yet. None for
+            a scheme without numbers.
         height: in inches.
     """
 
     id: str
     notebook: str
     caption: str
-    draw: Callable[[Canvas], None]
-    numbers: Callable[[], pd.DataFrame] | None = None
+    draw: Callable[[pd.DataFrame, Canvas], None]
+    numbers: Callable[[Path], pd.DataFrame] | None = None
     height: float = 4.2
 
 
-def worked_example() -> pd.DataFrame:
+def worked_example(_: Path | None = None) -> pd.DataFrame:
     """S of the worked example, a row a channel: both scores, its own group, τ of both, and where it is copied."""
     members, tau = membership(S), thresholds(S, membership(S))
     copies = duplicates(S, members)
@@ -91,13 +92,13 @@ def worked_example() -> pd.DataFrame:
     )
 
 
-def _draw_blocks(canvas: Canvas) -> None:
+def _draw_blocks(_: pd.DataFrame, canvas: Canvas) -> None:
     left, right = canvas.subplots(1, 2)
     draw_basic_block(left)
     draw_bottleneck_block(right)
 
 
-def _draw_groups(canvas: Canvas) -> None:
+def _draw_groups(_: pd.DataFrame, canvas: Canvas) -> None:
     fixed = [F.one_hot(torch.arange(n) * 2 // n, 2).bool() for n in (len(S), len(T))]
     titles = {"(a) fixed when the network is built": fixed, "(b) learned": [membership(S), membership(T)]}
     for axes, (title, (inputs, filters)) in zip(canvas.subplots(1, 2), titles.items(), strict=True):
@@ -105,11 +106,11 @@ def _draw_groups(canvas: Canvas) -> None:
         axes.set_title(title, fontsize=9)
 
 
-def _draw_duplication(canvas: Canvas) -> None:
+def _draw_duplication(_: pd.DataFrame, canvas: Canvas) -> None:
     draw_duplication(S, canvas.subplots())
 
 
-def _draw_masks(canvas: Canvas) -> None:
+def _draw_masks(_: pd.DataFrame, canvas: Canvas) -> None:
     members, filters = membership(S), membership(T)
     titles = {"FLGC": members, "with the rule": members | duplicates(S, members)}
     for axes, (title, inputs) in zip(canvas.subplots(1, 2), titles.items(), strict=True):
@@ -163,6 +164,15 @@ DRAWINGS = (
         worked_example,
     ),
     Drawing("masks", "04", "Masks M of the worked example; numbers: the group.", _draw_masks, worked_example, 2.6),
+    Drawing(
+        "frozen-speed",
+        "08",
+        "ResNet-50, all convolutions of all blocks in groups: how many times faster than the dense network in eager "
+        "PyTorch with folded norms (`flgc bench`, data/results/bench.csv).",
+        bench_report.draw,
+        bench_report.speed,
+        8.0,
+    ),
 )
 
 
@@ -179,8 +189,10 @@ def regenerate(results: Path, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for drawing in DRAWINGS:
-        stored = None if drawing.numbers is None else drawing.numbers()
-        written.append(_save(folder / drawing.id, drawing.caption, drawing.height, drawing.draw, stored))
+        stored = None if drawing.numbers is None else drawing.numbers(results)
+        if stored is None or not stored.empty:
+            draw = partial(drawing.draw, pd.DataFrame() if stored is None else stored)
+            written.append(_save(folder / drawing.id, drawing.caption, drawing.height, draw, stored))
     for figure, records, numbers in _computed(results):
         if not numbers.empty:
             caption, draw = caption_of(figure, records, numbers), partial(figure.draw, numbers)
@@ -195,7 +207,7 @@ def check(results: Path, folder: Path) -> list[str]:
         A sentence for each figure that is missing, or whose numbers are not the records'.
     """
     problems = []
-    wanted = [(d.id, None if d.numbers is None else d.numbers()) for d in DRAWINGS]
+    wanted = [(d.id, None if d.numbers is None else d.numbers(results)) for d in DRAWINGS]
     wanted += [(figure.id, numbers) for figure, _, numbers in _computed(results)]
     for name, numbers in wanted:
         picture, stored = folder / f"{name}.svg", folder / f"{name}.csv"
@@ -216,15 +228,18 @@ def write_tables(document: Path, results: Path) -> str:
     """The text of a document with its tables and answers computed anew from the records.
 
     A table stands between the lines `<!-- table: GRID -->` and `<!-- /table -->`, the answer to the paper's question
-    between `<!-- answer: GRID -->` and `<!-- /answer -->`; one without records stays as it is.
+    between `<!-- answer: GRID -->` and `<!-- /answer -->`, the benchmark's tables as that of the grid `bench`; one
+    without records stays as it is.
     """
 
     def fill(match: re.Match[str]) -> str:
-        records = of_grid(match["grid"], results)  # type: ignore[arg-type]
-        if records.runs.empty:
-            return match[0]
-        text = _markdown(accuracy_by_groups(records)) if match["kind"] == "table" else analysis.answer(records)
-        return f"{match['open']}\n{text}\n{match['close']}"
+        if match["grid"] == "bench":
+            text = bench_report.tables(bench_report.read(results))
+        else:
+            records = of_grid(match["grid"], results)  # type: ignore[arg-type]
+            of = {"answer": analysis.answer, "table": _markdown}[match["kind"]]
+            text = "" if records.runs.empty else of(records)
+        return f"{match['open']}\n{text}\n{match['close']}" if text else match[0]
 
     pattern = r"(?P<open><!-- (?P<kind>table|answer): (?P<grid>\w+) -->)\n.*?(?P<close><!-- /(?P=kind) -->)"
     return re.sub(pattern, fill, document.read_text(), flags=re.DOTALL)
@@ -249,12 +264,12 @@ def _save(
     return path.with_suffix(".svg")
 
 
-def _markdown(numbers: pd.DataFrame) -> str:
+def _markdown(records: Records) -> str:
     lines = [
         "| method | G | test accuracy (%) | seeds | MACs (M) | parameters (M) | copies | channels moved (%) |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for row in numbers.to_dict("records"):
+    for row in accuracy_by_groups(records).to_dict("records"):
         spread = f" [{row['low']:.2f}, {row['high']:.2f}]" if row["seeds"] > 1 else ""
         lines.append(
             f"| {row['method']} | {row['groups']} | {row['accuracy']:.2f}{spread} | {row['seeds']} "

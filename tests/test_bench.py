@@ -12,6 +12,7 @@ from flgc_lib import bench as bench_module
 from flgc_lib import bench_report
 from flgc_lib.bench import BenchSettings, bench
 from flgc_lib.candidates import BASELINE, with_groups_of
+from flgc_lib.figures import write_tables
 from flgc_lib.layers import FLGConv2d
 from flgc_lib.resnet import resnet
 from flgc_lib.tune import medians
@@ -86,7 +87,7 @@ def test_candidates_alternate():
 
 
 def test_tables_and_figure_come_from_the_records(small_network, tmp_path):
-    frame = bench(
+    bench(
         BenchSettings(
             stems=("paper",),
             groups=(2, 4),
@@ -98,18 +99,14 @@ def test_tables_and_figure_come_from_the_records(small_network, tmp_path):
         )
     )
     document = tmp_path / "performance.md"
-    document.write_text(f"before\n{bench_report.BEGIN}\nold\n{bench_report.END}\nafter\n")
-    bench_report.write_tables(document, tmp_path / "bench.csv")
-    text = document.read_text()
+    document.write_text("before\n<!-- table: bench -->\nold\n<!-- /table -->\nafter\n")
+    assert write_tables(document, tmp_path / "none") == document.read_text()
+    text = write_tables(document, tmp_path)
     assert text.startswith("before")
     assert text.endswith("after\n")
     assert "old" not in text
     assert text.count("| grouped frozen |") == 2
     canvas = Figure(layout="constrained")
-    bench_report.draw(frame, canvas)
+    bench_report.draw(bench_report.speed(tmp_path), canvas)
     assert canvas.axes[0].get_title() == "paper, batch 1, 1 thread"
-    with pytest.raises(ValueError, match="`flgc bench` measures"):
-        bench_report.read(tmp_path / "none.csv")
-    document.write_text("nothing")
-    with pytest.raises(ValueError, match="between which the tables go"):
-        bench_report.write_tables(document, tmp_path / "bench.csv")
+    assert bench_report.speed(tmp_path / "none").empty
