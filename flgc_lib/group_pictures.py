@@ -77,18 +77,19 @@ def draw_duplication(S: Tensor, axes: Axes, *, top_k: int = 3, score: Score = "l
     _frameless(axes)
 
 
-def draw_mask(inputs: Tensor, filters: Tensor, axes: Axes, *, sort: bool = False) -> None:
+def draw_mask(inputs: Tensor, filters: Tensor, axes: Axes, *, own: Tensor | None = None) -> None:
     """M as a matrix: a cell is filled, in its group's colour and number, where the filter of its row sees the channel.
 
     Args:
         inputs: A, copies included, (C, G).
         filters: B, (N, G).
         axes: to draw on.
-        sort: order channels and filters by group, so that the groups show as blocks.
+        own: A without copies, (C, G): orders channels by their own group and filters by theirs, so that the groups
+            show as blocks, and copies outside them.
     """
     C, N = len(inputs), len(filters)
-    columns = inputs.int().argmax(dim=1).argsort(stable=True) if sort else torch.arange(C)
-    rows = filters.int().argmax(dim=1).argsort(stable=True) if sort else torch.arange(N)
+    columns = torch.arange(C) if own is None else own.int().argmax(dim=1).argsort(stable=True)
+    rows = torch.arange(N) if own is None else filters.int().argmax(dim=1).argsort(stable=True)
     picture = np.ones((N, C, 3))
     for y, n in enumerate(rows.tolist()):
         group = int(filters[n].int().argmax())
@@ -103,8 +104,9 @@ def draw_mask(inputs: Tensor, filters: Tensor, axes: Axes, *, sort: bool = False
         places.set_ticks(np.arange(-0.5, size), minor=True)
     axes.grid(which="minor", color="0.85", linewidth=0.5)
     axes.tick_params(which="both", length=0)
-    axes.set_xlabel("input channel c" + (" (sorted by group)" if sort else ""))
-    axes.set_ylabel("filter n" + (" (sorted by group)" if sort else ""))
+    suffix = "" if own is None else " (sorted by group)"
+    axes.set_xlabel("input channel c" + suffix)
+    axes.set_ylabel("filter n" + suffix)
 
 
 def draw_scores(S: Tensor, axes: Axes, *, top_k: int | None = None, score: Score = "logit") -> None:

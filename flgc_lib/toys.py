@@ -6,6 +6,7 @@ layer is exactly ‖W ⊙ M - W* ⊙ M*‖², and showing it the C unit vectors 
 Source: Motohashi and Yamauchi, sections 2-3 and 3, as toy problems of our own.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -140,6 +141,7 @@ def fit(
     learning_rate: float = 0.03,
     logit_learning_rate: float = 0.01,
     every: int = 10,
+    watch: Callable[[], object] | None = None,
 ) -> dict[str, list[float]]:
     """Fits a layer to a planted problem with Adam, one optimiser for W and one for S and T.
 
@@ -150,6 +152,7 @@ def fit(
         learning_rate: of W.
         logit_learning_rate: of S and T.
         every: how many steps between two entries of the history; the state after the last step is added.
+        watch: called at every entry of the history, for example to keep a copy of S.
 
     Returns:
         Lists of the same length: `step`, `error`, `recovered`, `connections` (opened by M) and `copies`.
@@ -168,6 +171,8 @@ def fit(
             history["recovered"].append(recovered(layer, problem))
             history["connections"].append(int(layer.connection_mask().sum()))
             history["copies"].append(int(layer.input_membership().sum()) - C)
+            if watch is not None:
+                watch()
         if step == steps:
             return history
         loss = (layer(x) - y).square().sum() / layer.out_channels

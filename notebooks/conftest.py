@@ -1,4 +1,4 @@
-"""Only for CI: nbval gives up on a kernel that is silent for 5 s after its cell has ended, which a busy machine is."""
+"""Only for CI: nbval gives up on a kernel silent for 5 s after its cell, as on a busy machine."""
 
 import pytest
 

@@ -21,13 +21,13 @@ from flgc_lib.lessons import PAPER, lessons_on
 FOLDER = Path("notebooks")
 LESSONS = course.COURSE
 CHECKED = "nbval-check-output"
-LONGEST_CELL = 25  # lines
+LONGEST_CELL = 26  # lines
 START = """\
 try:
     from flgc_lib import course
 except ImportError as error:
     raise SystemExit(
-        "flgc_lib is not installed in this kernel: type `make run` in the repository, then `make lab`"
+        "flgc_lib is not installed here: type `make run` in the repository, then `make lab`"
     ) from error
 course.start("NN")"""
 CARD = re.compile(r"### Exercise (\d+\.\d+) (●○○|●●○|●●●) · \d+ minutes\n")
