@@ -12,10 +12,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.utils import _pair
 
-from flgc_lib.grouping import Estimator, check_choice, connection_mask, duplicates, membership, straight_through
+from flgc_lib.grouping import (
+    Estimator,
+    check_choice,
+    cocluster,
+    connection_mask,
+    duplicates,
+    membership,
+    straight_through,
+)
 
 Score = Literal["logit", "softmax"]
-Method = Literal["dense", "grouped", "random", "flgc", "flgc-dup", "ring", "flgc-randdup"]
+Method = Literal["dense", "grouped", "random", "flgc", "flgc-dup", "ring", "flgc-randdup", "cluster", "cluster-dup"]
 ConvLayer = Callable[[int, int, int, int, int], nn.Module]
 """conv_layer(in_channels, out_channels, kernel_size, stride, padding) -> a convolution without bias."""
 
@@ -68,6 +76,8 @@ class FLGConv2d(nn.Module):
         input_logits: S, shape (C, G), drawn from N(0, 1).
         filter_logits: T, shape (N, G), drawn from N(0, 1).
         learns: whether S and T get a gradient in this pass; without, it is cheaper.
+        softness: the share of a weight outside its group that counts all the same; 0 but for a soft start, in which
+            all weights train before the groups close.
 
     Raises:
         ValueError: for groups outside 1 … min(C, N), top_k below 1, an unknown score or estimator.
@@ -109,6 +119,7 @@ class FLGConv2d(nn.Module):
         self.score = score
         self.estimator: Estimator = estimator
         self.learns = True
+        self.softness = 0.0
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, *self.kernel_size))
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
         self.input_logits = nn.Parameter(torch.empty(in_channels, groups))
@@ -149,12 +160,14 @@ class FLGConv2d(nn.Module):
         return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation)
 
     def _mask(self) -> Tensor:
-        """M, shape (N, C), with the gradient to S and T if they learn."""
-        if not self.learns or not (self.input_logits.requires_grad or self.filter_logits.requires_grad):
-            return self.connection_mask()
-        A = straight_through(self.input_logits, self.input_membership(), estimator=self.estimator)  # (C, G)
-        B = straight_through(self.filter_logits, self.filter_membership(), estimator=self.estimator)  # (N, G)
-        return connection_mask(A, B)
+        """M, shape (N, C), not yet hard in a soft start, and with the gradient to S and T if they learn."""
+        if self.learns and (self.input_logits.requires_grad or self.filter_logits.requires_grad):
+            A = straight_through(self.input_logits, self.input_membership(), estimator=self.estimator)  # (C, G)
+            B = straight_through(self.filter_logits, self.filter_membership(), estimator=self.estimator)  # (N, G)
+            mask = connection_mask(A, B)
+        else:
+            mask = self.connection_mask()
+        return mask if self.softness == 0 else mask + self.softness * (1 - mask)
 
     def _has_one_position(self, x: Tensor) -> bool:
         """Whether the kernel fits the padded image in one place only and that place meets the image."""
@@ -182,8 +195,12 @@ class FLGConv2d(nn.Module):
         return connection_mask(self.input_membership(), self.filter_membership()).to(self.weight.dtype)
 
     def _copies(self, members: Tensor, top_k: int) -> Tensor:
-        scores = self.input_logits if self.score == "logit" else self.input_logits.softmax(dim=1)
-        return duplicates(scores, members, top_k)
+        scores = self._scores()
+        return duplicates(scores if self.score == "logit" else scores.softmax(dim=1), members, top_k)
+
+    def _scores(self) -> Tensor:
+        """How well channel c fits group g, shape (C, G)."""
+        return self.input_logits
 
     def extra_repr(self) -> str:
         """What `print(layer)` shows."""
@@ -251,9 +268,53 @@ class RingConv2d(FLGConv2d):
         return self.overlap & ~members
 
 
+class ClusteredConv2d(FLGConv2d):
+    """Groups that keep what the weights have made important, instead of following the gradient of S and T.
+
+    The groups have equal sizes and are random at first. While a soft start lets all weights train, `regroup` puts
+    together the channels and filters with large weights between them; when the groups close they stay.
+
+    Attributes:
+        importance: shape (C, G), of channel c for the filters of group g when last regrouped: the root mean square of
+            its weights there, each the norm of a kernel. It is what the duplication rule compares.
+    """
+
+    importance: Tensor
+
+    def reset_parameters(self) -> None:
+        """Draws as FLGC, then deals channels and filters out in the order of what was drawn; no gradient to S and T."""
+        super().reset_parameters()
+        with torch.no_grad():
+            for logits in (self.input_logits, self.filter_logits):
+                rank = logits[:, 0].argsort().argsort()
+                logits.copy_(F.one_hot(rank * self.groups // len(rank), self.groups))
+                logits.requires_grad_(False)
+        self.register_buffer("importance", torch.zeros_like(self.input_logits))
+
+    @torch.no_grad()
+    def regroup(self) -> None:
+        """Assigns channels and filters by today's weights."""
+        importance = self.weight.square().sum(dim=(2, 3))  # (N, C)
+        inputs, filters = cocluster(importance, membership(self.input_logits), membership(self.filter_logits))
+        self.input_logits.copy_(inputs)
+        self.filter_logits.copy_(filters)
+        self.importance.copy_((importance.T @ filters.to(importance.dtype) / filters.sum(dim=0)).sqrt())
+
+    def _scores(self) -> Tensor:
+        return self.importance
+
+
 def dense_conv(in_channels: int, out_channels: int, kernel_size: int, stride: int, padding: int) -> nn.Module:
     """An ordinary convolution without bias, the default `conv_layer`."""
     return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=False)
+
+
+_KINDS: dict[str, type[FLGConv2d]] = {
+    "ring": RingConv2d,
+    "flgc-randdup": RandomCopiesConv2d,
+    "cluster": ClusteredConv2d,
+    "cluster-dup": ClusteredConv2d,
+}
 
 
 def method_layer(method: Method, groups: int = 1, *, top_k: int = 3, score: Score = "logit") -> ConvLayer:
@@ -261,7 +322,8 @@ def method_layer(method: Method, groups: int = 1, *, top_k: int = 3, score: Scor
 
     Args:
         method: "dense"; "grouped", fixed contiguous groups; "random", FLGC with S and T frozen at their random start;
-            "flgc"; "flgc-dup", FLGC with the rule; "ring" and "flgc-randdup", the controls above.
+            "flgc"; "flgc-dup", FLGC with the rule; "ring" and "flgc-randdup", the controls above; "cluster", groups
+            from the weights, and "cluster-dup", the same with the rule.
         groups: G.
         top_k: k of the rule.
         score: what the rule compares.
@@ -285,14 +347,14 @@ def method_layer(method: Method, groups: int = 1, *, top_k: int = 3, score: Scor
         return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
 
     def learned_conv(in_channels: int, out_channels: int, kernel_size: int, stride: int, padding: int) -> nn.Module:
-        layer = {"ring": RingConv2d, "flgc-randdup": RandomCopiesConv2d}.get(method, FLGConv2d)(
+        layer = _KINDS.get(method, FLGConv2d)(
             in_channels,
             out_channels,
             kernel_size,
             groups,
             stride=stride,
             padding=padding,
-            duplicate_top_k=None if method in ("random", "flgc") else top_k,
+            duplicate_top_k=None if method in ("random", "flgc", "cluster") else top_k,
             score=score,
         )
         if method == "random":

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from flgc_lib.data import Batches, Dataset
 from flgc_lib.grouping import check_choice, membership
-from flgc_lib.layers import FLGConv2d, Method, Score
+from flgc_lib.layers import ClusteredConv2d, FLGConv2d, Method, Score
 from flgc_lib.resnet import Stem, Where, resnet
 
 Precision = Literal["bf16", "fp32"]
@@ -37,7 +37,7 @@ class Settings:
     """Everything that decides the numbers of a run. A default, once records exist, never changes: ids build on it."""
 
     method: Method = "flgc"
-    """Which convolutions: dense, grouped, random, flgc, flgc-dup, ring or flgc-randdup."""
+    """Which convolutions: dense, grouped, random, flgc, flgc-dup, ring, flgc-randdup, cluster, cluster-dup."""
     groups: int = 8
     """G, the number of groups of every replaced convolution (dense has one)."""
     seed: int = 0
@@ -75,7 +75,9 @@ class Settings:
     logit_learning_rate: float = 0.01
     """Peak of the one-cycle schedule of Adam for S and T."""
     assign_every: int = 1
-    """Steps from one update of S and T to the next; in between the groups stay, and a step is cheaper."""
+    """Steps from one update of the groups (S and T) to the next; in between they stay, and a step is cheaper."""
+    soft_start: float = 0.0
+    """Share of the training in which the weights outside the groups fade out; after it the groups stay. 0 for none."""
     precision: Precision = "bf16"
     """bf16 is mixed precision: products in bf16, weights, S and T in fp32."""
 
@@ -100,7 +102,15 @@ class Settings:
         check_choice("method", self.method, Method)
         check_choice("precision", self.precision, Precision)
         check_choice("copy_time", self.copy_time, CopyTime)
-        if self.copy_time == "post-hoc" and self.method not in ("flgc-dup", "flgc-randdup", "ring"):
+        if not 0 <= self.soft_start < 1:
+            raise ValueError(f"soft_start={self.soft_start} must be a share of the training: at least 0, less than 1")
+        if self.soft_start and self.method in ("dense", "grouped"):
+            raise ValueError(f"soft_start={self.soft_start} needs a method with a mask, not method={self.method!r}")
+        if not self.soft_start and self.method in ("cluster", "cluster-dup"):
+            raise ValueError(
+                f"method={self.method!r} finds its groups in a soft start: give soft_start, for example 0.5"
+            )
+        if self.copy_time == "post-hoc" and self.method not in ("flgc-dup", "flgc-randdup", "ring", "cluster-dup"):
             raise ValueError(
                 f"copy_time='post-hoc' needs a method that copies, not method={self.method!r}: take flgc-dup for FLGC "
                 "that copies after training"
@@ -216,7 +226,7 @@ class Classifier(lightning.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Starts the sums of the epoch."""
-        self._step = self.current_epoch * len(self.train_dataloader())
+        self._step = self.current_epoch * self.trainer.num_training_batches
         self._started = time.perf_counter()
         self._train = torch.zeros(2, dtype=torch.float64, device=self.device)  # loss, images
         if self.settings.copy_time == "post-hoc":
@@ -225,10 +235,8 @@ class Classifier(lightning.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor]) -> None:
         """One step of the weights' optimiser and, every `assign_every` steps, of the one for S and T."""
         images, labels = batch
-        learns = self._step % self.settings.assign_every == 0
+        learns = self._set_groups()
         self._step += 1
-        for layer in self.layers.values():
-            layer.learns = learns
         loss = F.cross_entropy(self(images), labels)
         optimizers, schedulers = _as_list(self.optimizers()), _as_list(self.lr_schedulers())
         if not learns:
@@ -241,6 +249,18 @@ class Classifier(lightning.LightningModule):
         for scheduler in schedulers:
             scheduler.step()
         self._train += torch.stack([loss.detach() * len(labels), loss.new_tensor(len(labels))])
+
+    def _set_groups(self) -> bool:
+        """Brings the layers to where this step of the training is; whether the groups may change in it."""
+        s = self.settings
+        closing = s.soft_start * s.epochs * self.trainer.num_training_batches  # the step in which the groups close
+        softness = max(0.0, 1 - self._step / closing) if closing else 0.0
+        learns = self._step % s.assign_every == 0 and (softness > 0 or not closing)
+        for layer in self.layers.values():
+            layer.softness, layer.learns = softness, learns
+            if learns and isinstance(layer, ClusteredConv2d):
+                layer.regroup()
+        return learns
 
     def on_validation_epoch_start(self) -> None:
         """Starts the sums of the test; post-hoc copies are made for the last one."""

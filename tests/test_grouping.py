@@ -1,5 +1,6 @@
 """The mathematics of learned groups: the worked example by hand, then every function against a slow, obvious loop."""
 
+import itertools
 import math
 
 import pytest
@@ -7,7 +8,15 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from flgc_lib.grouping import check_choice, connection_mask, duplicates, membership, straight_through, thresholds
+from flgc_lib.grouping import (
+    check_choice,
+    cocluster,
+    connection_mask,
+    duplicates,
+    membership,
+    straight_through,
+    thresholds,
+)
 from flgc_lib.layers import Score
 
 # The worked example: 8 channels and 4 filters in 2 groups.
@@ -263,6 +272,49 @@ def test_share_of_copies_at_a_random_start(C, score):
 
 
 # Bad input
+
+
+# Co-clustering
+
+
+def one_hot(groups, G):
+    return torch.nn.functional.one_hot(torch.as_tensor(groups), G).bool()
+
+
+def kept(importance, inputs, filters):
+    return float((importance * connection_mask(inputs, filters)).sum())
+
+
+@given(st.integers(0, 10**6), st.integers(2, 9), st.integers(2, 9), st.integers(1, 4))
+def test_coclustering_keeps_the_sizes_and_never_loses_importance(seed, C, N, G):
+    generator = torch.Generator().manual_seed(seed)
+    importance = torch.rand(N, C, generator=generator)
+    before = [one_hot(torch.randint(G, (rows,), generator=generator), G) for rows in (C, N)]
+    after = cocluster(importance, *before)
+    for old, new in zip(before, after, strict=True):
+        assert torch.equal(new.sum(dim=1), torch.ones(len(new), dtype=torch.long))
+        assert torch.equal(new.sum(dim=0), old.sum(dim=0))
+    assert kept(importance, *after) >= kept(importance, *before) - 1e-5
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_coclustering_assigns_channels_best_for_the_given_filters(seed):
+    """Against all assignments of six channels to two groups of three."""
+    importance = torch.rand(5, 6, generator=torch.Generator().manual_seed(seed))
+    inputs, filters = one_hot([0, 1, 0, 1, 0, 1], 2), one_hot([0, 0, 1, 1, 1], 2)
+    found, _ = cocluster(importance, inputs, filters, rounds=1)
+    candidates = [one_hot(groups, 2) for groups in itertools.product((0, 1), repeat=6) if sum(groups) == 3]
+    assert kept(importance, found, filters) == pytest.approx(max(kept(importance, c, filters) for c in candidates))
+
+
+def test_coclustering_finds_planted_groups():
+    generator = torch.Generator().manual_seed(0)
+    inputs, filters = (one_hot(torch.randperm(24, generator=generator) % 4, 4) for _ in range(2))
+    importance = connection_mask(inputs, filters) + 0.1 * torch.rand(24, 24, generator=generator)
+    start = [one_hot(torch.randperm(24, generator=generator) % 4, 4) for _ in range(2)]
+    found = cocluster(importance, *start, rounds=10)
+    assert torch.equal(connection_mask(*found), connection_mask(inputs, filters))
+    assert not torch.equal(connection_mask(*start), connection_mask(inputs, filters))
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 0), (2, 3, 4)])

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from flgc_lib.grouping import membership, straight_through
-from flgc_lib.layers import FLGConv2d, RandomCopiesConv2d, RingConv2d, method_layer
+from flgc_lib.grouping import connection_mask, membership, straight_through
+from flgc_lib.layers import ClusteredConv2d, FLGConv2d, RandomCopiesConv2d, RingConv2d, method_layer
 
 C, N = 12, 10  # neither is a multiple of 5 or 8
 
@@ -457,6 +457,59 @@ def test_controls_equal_their_gathered_convolutions(cls):
     torch.testing.assert_close(layer(batch()), gathered(layer, batch(), layer.weight))
 
 
+# Groups from the weights
+
+
+def clustered(**options):
+    torch.manual_seed(0)
+    return ClusteredConv2d(16, 24, 3, 4, padding=1, **options)
+
+
+def test_clusters_start_equal_and_random_with_the_weights_of_flgc():
+    layer = clustered()
+    for members, size in ((layer.input_membership(), 4), (layer.filter_membership(), 6)):
+        assert members.sum(dim=0).tolist() == [size] * 4
+        assert not torch.equal(members, F.one_hot(torch.arange(4 * size) // size, 4).bool())
+    torch.manual_seed(0)
+    assert torch.equal(layer.weight, FLGConv2d(16, 24, 3, 4).weight)
+    assert not layer.input_logits.requires_grad
+    assert not layer.filter_logits.requires_grad
+
+
+def test_regrouping_follows_the_weights_and_says_what_is_important():
+    layer = clustered(duplicate_top_k=1)
+    assert layer.input_membership().sum() == 16, "before anything is important, nothing is copied"
+    planted = F.one_hot(torch.arange(24) % 4, 4).float() @ F.one_hot(torch.arange(16) % 4, 4).float().T  # (N, C)
+    with torch.no_grad():
+        layer.weight.copy_((planted + 0.01)[:, :, None, None])
+        layer.weight[:, 5] = 2  # a channel that every filter needs
+    for _ in range(5):
+        layer.regroup()
+    members = membership(layer.input_logits)
+    assert torch.equal(connection_mask(members, layer.filter_membership()), planted)
+    for c, g in product(range(16), range(4)):
+        weights = layer.weight[layer.filter_membership()[:, g], c]  # (filters, 3, 3)
+        torch.testing.assert_close(layer.importance[c, g], weights.square().sum(dim=(1, 2)).mean().sqrt())
+    copied = layer.input_membership() & ~members
+    assert copied.sum(dim=1).tolist() == [3 * (c == 5) for c in range(16)]
+    assert clustered(duplicate_top_k=None).input_membership().sum() == 16
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_in_a_soft_start_weights_outside_count_in_part(learns):
+    layer, x = learned_layer(5), batch()
+    layer.learns, layer.softness = learns, 0.25
+    soft = layer.connection_mask() + 0.25 * (1 - layer.connection_mask())
+    assert set(soft.unique().tolist()) == {0.25, 1}
+    out = layer(x)
+    torch.testing.assert_close(out, F.conv2d(x, layer.weight * soft[:, :, None, None]))
+    out.sum().backward()
+    assert (layer.input_logits.grad is not None) is learns
+    assert layer.weight.grad.ne(0).all()
+    layer.softness = 0.0
+    torch.testing.assert_close(layer(x), gathered(layer, x, layer.weight))
+
+
 # The layer of a method
 
 
@@ -468,6 +521,8 @@ def test_controls_equal_their_gathered_convolutions(cls):
         ("flgc-dup", FLGConv2d, 2, True),
         ("flgc-randdup", RandomCopiesConv2d, 2, True),
         ("ring", RingConv2d, 2, False),
+        ("cluster", ClusteredConv2d, None, False),
+        ("cluster-dup", ClusteredConv2d, 2, False),
     ],
 )
 def test_learned_methods(method, cls, top_k, learns):
@@ -529,7 +584,8 @@ def test_unknown_score_estimator_and_method():
     with pytest.raises(ValueError, match=r"estimator='gumbel' must be one of full, masked"):
         FLGConv2d(8, 8, 3, 2, estimator="gumbel")
     with pytest.raises(
-        ValueError, match=r"method='fglc' must be one of dense, grouped, random, flgc, flgc-dup, ring, flgc-randdup"
+        ValueError,
+        match=r"method='fglc' must be one of dense, grouped, random, flgc, flgc-dup, ring, flgc-randdup, cluster",
     ):
         method_layer("fglc", 2)
 

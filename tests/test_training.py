@@ -82,6 +82,7 @@ def test_ids_ignore_defaults_and_spelling_but_no_value():
         "weight_decay": 0.0,
         "logit_learning_rate": 0.02,
         "assign_every": 2,
+        "soft_start": 0.5,
         "precision": "fp32",
     }
     ids = {Settings().id, *(Settings(**{name: value}).id for name, value in others.items())}
@@ -110,6 +111,9 @@ def test_dense_has_one_id_for_all_groups():
         ({"method": "glfc"}, "method='glfc' must be one of .*flgc-dup"),
         ({"precision": "fp16"}, "precision='fp16' must be one of .*bf16"),
         ({"copy_time": "never"}, "copy_time='never' must be one of .*post-hoc"),
+        ({"soft_start": 1}, "soft_start=1.0 must be a share of the training: at least 0, less than 1"),
+        ({"soft_start": 0.5, "method": "grouped"}, "soft_start=0.5 needs a method with a mask, not method='grouped'"),
+        ({"method": "cluster"}, "method='cluster' finds its groups in a soft start: give soft_start"),
         ({"method": "flgc", "copy_time": "post-hoc"}, "needs a method that copies, not method='flgc': take flgc-dup"),
     ],
 )
@@ -211,6 +215,35 @@ def test_logits_are_updated_every_so_many_steps_also_in_a_resumed_run(tiny, imag
         patch.setattr(Classifier, "training_step", spy)
         whole = finish(settings, images, tmp_path / "whole")
     assert taken == [{i % 3 == 0} for i in range(3 * 5)]
+
+    with monkeypatch.context() as patch:
+        _fail_at(patch, Classifier, "training_step", 7)
+        with pytest.raises(InterruptError):
+            finish(settings, images, tmp_path / "resumed")
+    same(finish(settings, images, tmp_path / "resumed"), whole)
+
+
+@pytest.mark.parametrize("method", ["flgc", "random", "cluster-dup"])
+def test_a_soft_start_ends_and_groups_stay_after_it(tiny, images, tmp_path, monkeypatch, method):
+    settings, softness, changed = tiny(method=method, soft_start=0.5, assign_every=2, logit_learning_rate=1.0), [], []
+    step = Classifier.training_step
+
+    def spy(module, batch):
+        before = [layer.input_logits.detach().argmax(dim=1) for layer in module.layers.values()]
+        step(module, batch)
+        after = [layer.input_logits.detach().argmax(dim=1) for layer in module.layers.values()]
+        changed.append(not torch.equal(torch.cat(before), torch.cat(after)))
+        softness.append([layer.softness for layer in module.layers.values()])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Classifier, "training_step", spy)
+        whole = finish(settings, images, tmp_path / "whole")
+    for i, values in enumerate(softness):
+        assert values == pytest.approx([max(0, 1 - i / 7.5)] * len(values))
+    assert any(changed[:8]) is (method != "random")
+    assert not any(changed[8:])
+    assert not any(changed[1::2]), "groups changed in a step in which they must not"
+    assert (column(whole, "copies")[-1] > 0) is (method == "cluster-dup")
 
     with monkeypatch.context() as patch:
         _fail_at(patch, Classifier, "training_step", 7)
