@@ -6,7 +6,7 @@ a figure. One seed gives no spread, and no table pretends that it does.
 Source: Motohashi and Yamauchi, section 4; protocol and columns in data/results/README.md.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -21,8 +21,15 @@ from flgc_lib.records import read_epochs, read_groups, read_runs
 Pair = tuple[Method, Method]
 Arrays = dict[str, np.ndarray]  # those of groups/<run>.npz
 
-PAIRS: tuple[Pair, ...] = (("flgc-dup", "flgc"), ("flgc-dup", "flgc-randdup"), ("flgc", "random"))
-"""The paper's question, and its two controls: does it matter which maps are copied, and that groups are learned?"""
+PAIRS: tuple[Pair, ...] = (
+    ("flgc-dup", "flgc"),
+    ("flgc-dup", "flgc-randdup"),
+    ("flgc", "random"),
+    ("cluster", "random"),
+    ("cluster-dup", "cluster"),
+)
+"""The paper's question, and its two controls: does it matter which maps are copied, and that groups are learned? Then
+both questions once more for groups that are learned in another way."""
 JUDGED_FROM = 5
 """Seeds: a bootstrap interval from fewer is much too narrow (notebook 07 measures how much), so none is judged by."""
 QUANTILES = {"smallest": 0, "low": 0.1, "median": 0.5, "high": 0.9, "largest": 1}
@@ -89,16 +96,15 @@ def interval(values: np.ndarray, draws: int = 10_000) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def accuracy_by_groups(records: Records) -> pd.DataFrame:
-    """Mean test accuracy in % with its interval, over the seeds of each method and number of groups; and costs."""
+def accuracy_by(records: Records, by: Sequence[str]) -> pd.DataFrame:
+    """Mean test accuracy in % with its interval over the seeds that agree in the columns `by`; and costs."""
     rows = []
-    for method, groups, cell in _cells(records.runs):
+    for key, cell in records.runs.sort_values("seed").groupby(list(by)):
         accuracy = 100 * cell["test_accuracy"].to_numpy(dtype=float)
         low, high = interval(accuracy)
         rows.append(
             {
-                "method": method,
-                "groups": groups,
+                **dict(zip(by, key, strict=True)),
                 "accuracy": accuracy.mean(),
                 "low": low,
                 "high": high,
@@ -109,7 +115,15 @@ def accuracy_by_groups(records: Records) -> pd.DataFrame:
                 "channels_moved": 100 * cell["channels_moved"].mean(),
             }
         )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    if "method" in table:
+        table = table.sort_values("method", key=lambda m: m.map(get_args(Method).index), kind="stable")
+    return table.reset_index(drop=True)
+
+
+def accuracy_by_groups(records: Records) -> pd.DataFrame:
+    """`accuracy_by` method and number of groups: the paper's question."""
+    return accuracy_by(records, ["method", "groups"])
 
 
 def paired_differences(records: Records, pairs: Iterable[Pair] = PAIRS) -> pd.DataFrame:

@@ -140,10 +140,29 @@ def _of_experiment(grid: Grid, network: str) -> tuple[Figure, ...]:
     )
 
 
+_SMALL_NET = "a bottleneck net with one block a stage and 16 channels in the stem"
 MANIFEST = (
     *_of_experiment("quick", "a three-block net"),
     *_of_experiment("first", "ResNet-50"),
-    *_of_experiment("small", "a bottleneck net with one block a stage and 16 channels in the stem"),
+    Figure(
+        "learn-ways",
+        "learn",
+        "06",
+        f"Ways to get the groups, G = 8, {_SMALL_NET}",
+        partial(analysis.accuracy_by, by=("method", "soft_start")),
+        plots.draw_ways_to_learn,
+        3.2,
+    ),
+    *_of_experiment("small", _SMALL_NET),
+    Figure(
+        "rule-choices",
+        "rule",
+        "07",
+        f"The rule's open choices, {_SMALL_NET}",
+        partial(analysis.accuracy_by, by=("method", "groups", "top_k", "score", "copy_time")),
+        plots.draw_rule_choices,
+        5.0,
+    ),
     *_of_experiment("paper", "ResNet-50"),
     *_of_experiment("gpu", "ResNet-50 with a 3×3 stem at full resolution"),
 )

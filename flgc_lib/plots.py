@@ -24,6 +24,8 @@ STYLES: dict[str, dict[str, Any]] = {
     "flgc-dup": {"color": _COLOURS[3], "linestyle": "-", "marker": "^"},
     "flgc-randdup": {"color": _COLOURS[1], "linestyle": "--", "marker": "v"},
     "ring": {"color": _COLOURS[2], "linestyle": "-.", "marker": "P"},
+    "cluster": {"color": _COLOURS[4], "linestyle": "-", "marker": "X"},
+    "cluster-dup": {"color": _COLOURS[5], "linestyle": "--", "marker": "*"},
 }
 _MARKERS = "osD^vP*X"
 _LINES = ("-", "--", "-.", ":")
@@ -32,12 +34,14 @@ _LINES = ("-", "--", "-.", ":")
 def draw_accuracy_by_groups(numbers: pd.DataFrame, canvas: Canvas) -> None:
     """The paper's question: one line a method, the dense network as a level."""
     axes = canvas.subplots()
-    for method, cells in _by_method(numbers):
+    methods = list(_by_method(numbers))
+    for order, (method, cells) in enumerate(methods):
         if method == "dense":
             label = f"{method} ({cells['mega_macs'].iloc[0]:.3g} MMAC)"
             axes.axhline(cells["accuracy"].iloc[0], label=label, **STYLES[method])
-        else:
-            _errorbar(axes, cells, "groups", "accuracy", label=method, **STYLES[method])
+        else:  # side by side, not one upon the other
+            apart = cells.assign(groups=cells["groups"] * 2 ** (0.06 * (order - len(methods) / 2)))
+            _errorbar(axes, apart, "groups", "accuracy", label=method, **STYLES[method])
     _group_axis(axes, numbers["groups"][numbers["method"] != "dense"])
     axes.set_ylabel("test accuracy after the last epoch (%)")
     axes.legend(frameon=False, fontsize="small")
@@ -69,6 +73,41 @@ def draw_paired_differences(numbers: pd.DataFrame, canvas: Canvas) -> None:
         _group_axis(axes, numbers["groups"])
         axes.set_title(f"{method} − {baseline}", fontsize="small")
     panels[0].set_ylabel("difference in test accuracy\n(percentage points)")
+
+
+def draw_rule_choices(numbers: pd.DataFrame, canvas: Canvas) -> None:
+    """Accuracy (above) and copies (below) against k; a line for each score and time of copying, a column for each G."""
+    groups = sorted(numbers["groups"].unique())
+    panels = canvas.subplots(2, len(groups), sharex=True, sharey="row", squeeze=False)
+    choices = list(numbers.groupby(["score", "copy_time"]))
+    for column, g in zip(panels.T, groups, strict=True):
+        for order, ((score, when), cells) in enumerate(choices):
+            cells = cells[cells["groups"] == g]
+            cells = cells.assign(top_k=cells["top_k"] + 0.15 * (order - (len(choices) - 1) / 2))
+            style = {"color": _COLOURS[order], "marker": _MARKERS[order], "linestyle": _LINES[order]}
+            _errorbar(column[0], cells, "top_k", "accuracy", label=f"{score}, {when}", **style)
+            column[1].plot(cells["top_k"], cells["copies"], label=f"{score}, {when}", **style)
+        column[0].set_title(f"G = {g}", fontsize="small")
+        column[1].set_xticks(sorted(numbers["top_k"].unique()))
+        column[1].set_xlabel("k of the rule")
+    panels[0, 0].set_ylabel("test accuracy (%)")
+    panels[1, 0].set_ylabel("copies, all layers")
+    panels[0, -1].legend(frameon=False, fontsize="small")
+
+
+def draw_ways_to_learn(numbers: pd.DataFrame, canvas: Canvas) -> None:
+    """A line for each way to get groups: accuracy on held-out images with its interval, and its cost in words."""
+    axes = canvas.subplots()
+    labels = []
+    for place, row in enumerate(numbers.to_dict("records")):
+        start = f"soft start {row['soft_start']:g}" if row["soft_start"] else "hard from the start"
+        labels.append(f"{row['method']}, {start}\n{row['mega_macs']:.3f} MMAC, {row['channels_moved']:.0f} % moved")
+        spread = [[row["accuracy"] - row["low"]], [row["high"] - row["accuracy"]]]
+        style = {"color": STYLES[row["method"]]["color"], "marker": STYLES[row["method"]]["marker"]}
+        axes.errorbar(row["accuracy"], place, xerr=spread if row["seeds"] > 1 else None, capsize=3, **style)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.invert_yaxis()
+    axes.set_xlabel("accuracy on held-out training images (%)")
 
 
 def draw_copies_by_layer(numbers: pd.DataFrame, canvas: Canvas) -> None:

@@ -1,5 +1,6 @@
 """Figures: computed from the records alone, the same bytes every time, and refused when they are not the records'."""
 
+import itertools
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,14 @@ import pytest
 from flgc_lib import analysis, figures
 from flgc_lib.analysis import accuracy_by_groups, copies_by_layer, group_sizes, interval, of_grid
 from flgc_lib.figures import DRAWINGS, MANIFEST, STYLES, caption_of, check, regenerate, worked_example, write_tables
-from flgc_lib.plots import draw_accuracy_by_groups, draw_copies_by_layer, draw_group_sizes, draw_paired_differences
+from flgc_lib.plots import (
+    draw_accuracy_by_groups,
+    draw_copies_by_layer,
+    draw_group_sizes,
+    draw_paired_differences,
+    draw_rule_choices,
+    draw_ways_to_learn,
+)
 from flgc_lib.records import read_runs, write_record
 from flgc_lib.training import Classifier, Method, Settings
 
@@ -150,13 +158,48 @@ def test_the_picture_shows_the_numbers(results):
     (axes,) = canvas.axes
     assert axes.get_legend_handles_labels()[1] == ["dense (2 MMAC)", "grouped", "flgc"]
     lines = {str(container.get_label()): container.lines[0] for container in axes.containers}
-    assert lines["flgc"].get_xydata().tolist() == [[2, pytest.approx(65)], [4, pytest.approx(50)]]
-    assert lines["grouped"].get_xydata().tolist() == [[2, pytest.approx(50)]]
+    assert lines["flgc"].get_ydata().tolist() == pytest.approx([65, 50])
+    assert lines["grouped"].get_ydata().tolist() == pytest.approx([50])
+    beside = lines["flgc"].get_xdata().tolist()
+    assert beside == pytest.approx([2, 4], rel=0.1)
+    assert beside[0] != lines["grouped"].get_xdata()[0], "one point would hide the other"
     (dense,) = [line for line in axes.lines if line.get_label() == "dense (2 MMAC)"]
     assert list(dense.get_ydata()) == pytest.approx([80, 80])
     assert axes.get_xticks().tolist() == [2, 4]
     (bars,) = axes.containers[1].lines[2]
     assert bars.get_segments()[1][:, 1].tolist() == pytest.approx([40, 60])
+
+
+def test_the_rules_choices_are_drawn_by_group_score_and_time():
+    columns = ["method", "groups", "top_k", "score", "copy_time", "accuracy", "low", "high", "seeds", "copies"]
+    choices = itertools.product((8, 16), (1, 3), ("logit", "softmax"), ("training", "post-hoc"))
+    cells = [("flgc-dup", *choice, 50 + i, 49 + i, 51 + i, 3, 10 * i) for i, choice in enumerate(choices)]
+    numbers = pd.DataFrame(cells, columns=columns)
+    canvas = figures.Canvas()
+    draw_rule_choices(numbers, canvas)
+    for (row, column), axes in zip(itertools.product(("accuracy", "copies"), (8, 16)), canvas.axes, strict=True):
+        lines = [c.lines[0] for c in axes.containers] or axes.lines
+        for (score, when), line in zip(
+            itertools.product(("logit", "softmax"), ("post-hoc", "training")), lines, strict=True
+        ):
+            of = numbers[(numbers["groups"] == column) & (numbers["score"] == score) & (numbers["copy_time"] == when)]
+            assert line.get_ydata().tolist() == of[row].tolist()
+            assert line.get_xdata().tolist() == pytest.approx([1, 3], abs=0.3)
+    assert canvas.axes[1].get_title() == "G = 16"
+    assert canvas.axes[1].get_legend_handles_labels()[1][0] == "logit, post-hoc"
+
+
+def test_ways_to_learn_are_named_with_their_costs():
+    row = {"method": "flgc", "accuracy": 60.0, "low": 59.0, "high": 61.0, "seeds": 3, "mega_macs": 0.75}
+    numbers = pd.DataFrame([row | {"soft_start": start, "channels_moved": 40 * start} for start in (0.0, 0.5)])
+    canvas = figures.Canvas()
+    draw_ways_to_learn(numbers, canvas)
+    (axes,) = canvas.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        "flgc, hard from the start\n0.750 MMAC, 0 % moved",
+        "flgc, soft start 0.5\n0.750 MMAC, 20 % moved",
+    ]
+    assert [c.lines[0].get_xydata().tolist() for c in axes.containers] == [[[60, 0]], [[60, 1]]]
 
 
 def test_every_method_has_a_style_of_its_own():
