@@ -24,6 +24,10 @@ from flgc_lib.records import code_version, processor_name
 from flgc_lib.resnet import Stem, resnet50
 
 
+SETTLE = 0.05
+"""Seconds between candidates: threads that wait for their next work by spinning hold a core, and give it up by then."""
+
+
 @dataclass(frozen=True)
 class BenchSettings:
     """What is measured: every combination of stems, batches and threads, with all numbers of groups in each."""
@@ -102,7 +106,8 @@ def _measure(settings: BenchSettings, stem: Stem, batch: int, threads: int) -> p
     samples: dict[int, list[float]] = {i: [] for i in range(len(chosen))}
     for _ in range(settings.repetitions):
         for i, candidate in enumerate(chosen):
-            candidate.run()  # in the caches is what it needs itself, and other candidates' threads have gone to sleep
+            time.sleep(SETTLE)
+            candidate.run()  # so that in the caches is what it needs itself
             start = time.perf_counter()
             candidate.run()
             samples[i].append((time.perf_counter() - start) * 1e3)
