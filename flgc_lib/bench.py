@@ -23,7 +23,6 @@ from flgc_lib.grouping import check_choice
 from flgc_lib.records import code_version, processor_name
 from flgc_lib.resnet import Stem, resnet50
 
-
 SETTLE = 0.05
 """Seconds between candidates: threads that wait for their next work by spinning hold a core, and give it up by then."""
 
