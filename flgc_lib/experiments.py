@@ -161,6 +161,7 @@ def _attempt(settings: Settings, **options: Any) -> tuple[str, str]:  # noqa: AN
 def _costs(model: nn.Module, settings: Settings) -> dict[str, int]:
     """Parameters and MACs of the trained network, without its copies, and of the dense network."""
     input_size = (3, 32, 32)
+    dense = replace(settings, method="dense", soft_start=0.0, copy_time="training")
     cost = count(model, input_size)
     layers = learned_layers(model).values()
     top_k = [layer.duplicate_top_k for layer in layers]
@@ -171,7 +172,7 @@ def _costs(model: nn.Module, settings: Settings) -> dict[str, int]:
         layer.duplicate_top_k = k
     return {
         "parameters": cost.parameters,
-        "macs_dense": count(replace(settings, method="dense").network(), input_size).macs,
+        "macs_dense": count(dense.network(), input_size).macs,
         "macs_grouped": without_copies.macs,
         "macs": cost.macs,
     }

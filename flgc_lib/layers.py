@@ -294,11 +294,12 @@ class ClusteredConv2d(FLGConv2d):
     @torch.no_grad()
     def regroup(self) -> None:
         """Assigns channels and filters by today's weights."""
-        importance = self.weight.square().sum(dim=(2, 3))  # (N, C)
-        inputs, filters = cocluster(importance, membership(self.input_logits), membership(self.filter_logits))
-        self.input_logits.copy_(inputs)
-        self.filter_logits.copy_(filters)
-        self.importance.copy_((importance.T @ filters.to(importance.dtype) / filters.sum(dim=0)).sqrt())
+        with torch.autocast(self.weight.device.type, enabled=False):  # which would round the importance
+            importance = self.weight.square().sum(dim=(2, 3))  # (N, C)
+            inputs, filters = cocluster(importance, membership(self.input_logits), membership(self.filter_logits))
+            self.input_logits.copy_(inputs)
+            self.filter_logits.copy_(filters)
+            self.importance.copy_((importance.T @ filters.to(importance.dtype) / filters.sum(dim=0)).sqrt())
 
     def _scores(self) -> Tensor:
         return self.importance

@@ -60,6 +60,25 @@ def test_every_run_of_the_quick_grid_can_be_built():
 # One run
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": "flgc-dup", "copy_time": "post-hoc"},
+        {"method": "random", "soft_start": 0.5},
+        {"method": "cluster-dup", "soft_start": 0.5, "assign_every": 2},
+    ],
+    ids=str,
+)
+def test_every_kind_of_run_ends_with_its_record_in_mixed_precision_too(changes, tiny, root, tmp_path):
+    """Its costs are counted beside those of the dense network, which takes no such settings."""
+    settings = tiny(**changes, epochs=2, precision="bf16")
+    run(settings, results=tmp_path / "results", root=root, device="cpu", threads=1)
+    (recorded,) = read_runs(tmp_path / "results").to_dict("records")
+    assert recorded["run"] == settings.id
+    assert recorded["macs"] >= recorded["macs_grouped"]
+    assert recorded["macs_dense"] > recorded["macs_grouped"]
+
+
 def test_the_record_of_a_run(tiny, root, tmp_path):
     settings = tiny(epochs=2)
     torch.set_num_threads(2)
