@@ -18,7 +18,7 @@ from torch import nn
 
 from flgc_lib.cost import count
 from flgc_lib.data import load
-from flgc_lib.records import code_version, processor_name, read_runs, settings_of, write_record
+from flgc_lib.records import OF_LAST_EPOCH, code_version, processor_name, read_runs, settings_of, write_record
 from flgc_lib.training import Device, Settings, fit, learned_layers
 
 
@@ -70,8 +70,7 @@ def run(
             "processor": processor_name(module.trainer.strategy.root_device),
             "threads": torch.get_num_threads(),
             **_costs(module.model, settings),
-            **{k: last[k] for k in ("test_accuracy", "test_loss", "train_loss", "copies", "empty_groups")},
-            **{k: last[k] for k in ("channels_moved", "filters_moved")},
+            **{name: last[name] for name in OF_LAST_EPOCH},
             "seconds": sum(epoch["seconds"] for epoch in module.history),
         }
         if module.trainer.is_global_zero:

@@ -15,7 +15,16 @@ import pytest
 import torch
 
 from flgc_lib import experiments, records
-from flgc_lib.records import RUN_COLUMNS, SETTINGS, read_epochs, read_groups, read_runs, settings_of, write_record
+from flgc_lib.records import (
+    OF_LAST_EPOCH,
+    RUN_COLUMNS,
+    SETTINGS,
+    read_epochs,
+    read_groups,
+    read_runs,
+    settings_of,
+    write_record,
+)
 from flgc_lib.training import Classifier, learned_layers
 
 REPOSITORY = Path(__file__).parents[1]
@@ -332,16 +341,7 @@ def test_committed_runs_have_all_their_epochs(runs):
         own = epochs[epochs["run"] == row["run"]].sort_values("epoch")
         assert own["epoch"].tolist() == list(range(1, row["epochs"] + 1)), row["run"]
         last = own.iloc[-1].to_dict()
-        shared = (
-            "test_accuracy",
-            "test_loss",
-            "train_loss",
-            "copies",
-            "empty_groups",
-            "channels_moved",
-            "filters_moved",
-        )
-        assert {name: row[name] for name in shared} == {name: last[name] for name in shared}, row["run"]
+        assert {name: row[name] for name in OF_LAST_EPOCH} == {name: last[name] for name in OF_LAST_EPOCH}, row["run"]
         assert row["seconds"] == pytest.approx(own["seconds"].sum())
 
 
