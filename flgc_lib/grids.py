@@ -14,12 +14,16 @@ from flgc_lib.training import CopyTime, Settings
 Grid = Literal["quick", "first", "tune", "learn", "small", "rule", "paper", "gpu"]
 
 CONTROLLED: tuple[Method, ...] = ("grouped", "random", "flgc", "flgc-dup", "flgc-randdup", "ring")
-"""Every method that has groups."""
+"""Every method that has groups, but for those that find them in a soft start."""
+CLUSTERED: tuple[Method, ...] = ("cluster", "cluster-dup")
+"""Those."""
 
 # ResNet-50's structure at about a fortieth of its cost, on which the rule has something to do: C/G is small.
 _SMALL = Settings(
     data="cifar10", depths=(1, 1, 1, 1), width=0.25, epochs=15, learning_rate=0.4, logit_learning_rate=0.003
 )  # the rates that were best in `tune`
+# Groups from the weights are found in a soft start.
+_CLUSTERED = replace(_SMALL, soft_start=0.5, assign_every=50)
 
 
 def quick() -> list[Settings]:
@@ -60,7 +64,8 @@ def small() -> list[Settings]:
     for seed in range(5):
         runs.append(replace(_SMALL, method="dense", seed=seed))
         runs += [replace(_SMALL, method=m, groups=g, seed=seed) for g in (8, 16, 4, 2) for m in CONTROLLED]
-    return runs
+    cells = product(range(5), (8, 16, 4, 2), CLUSTERED)
+    return runs + [replace(_CLUSTERED, method=m, groups=g, seed=seed) for seed, g, m in cells]
 
 
 def rule() -> list[Settings]:
