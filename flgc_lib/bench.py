@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from flgc_lib import candidates
+from flgc_lib import bench_report, candidates
 from flgc_lib.candidates import Candidate
 from flgc_lib.cost import count
 from flgc_lib.grouping import check_choice
@@ -81,7 +81,7 @@ def bench(settings: BenchSettings) -> pd.DataFrame:
                 with _threads(threads) as number:
                     frame = _measure(settings, stem, batch, number)
                 print(f"\n{stem}, batch {batch}, {number} threads\n{summary(frame)}")
-                _store(frame, settings.results / "bench.csv")
+                _store(frame, settings.results)
                 frames.append(frame)
     return pd.concat(frames, ignore_index=True)
 
@@ -167,11 +167,11 @@ def _versions() -> dict[str, str]:
     return found | {"code": code_version()}
 
 
-def _store(frame: pd.DataFrame, path: Path) -> None:
+def _store(frame: pd.DataFrame, results: Path) -> None:
     same = ["stem", "batch", "threads", "candidate", "groups", "processor"]
-    if path.exists():
-        old = pd.read_csv(path, keep_default_na=False)
+    old = bench_report.read(results)
+    if not old.empty:
         replaced = pd.MultiIndex.from_frame(old[same]).isin(pd.MultiIndex.from_frame(frame[same]))
         frame = pd.concat([old[~replaced], frame], ignore_index=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(path, index=False, float_format="%.4f")
+    results.mkdir(parents=True, exist_ok=True)
+    frame.to_csv(results / "bench.csv", index=False, float_format="%.4f")

@@ -8,15 +8,13 @@ from dataclasses import replace
 from itertools import product
 from typing import Literal, get_args
 
-from flgc_lib.layers import Method, Score
+from flgc_lib.layers import CLUSTERED, Method, Score
 from flgc_lib.training import CopyTime, Settings
 
 Grid = Literal["quick", "first", "tune", "learn", "small", "rule", "paper", "gpu"]
 
 CONTROLLED: tuple[Method, ...] = ("grouped", "random", "flgc", "flgc-dup", "flgc-randdup", "ring")
 """Every method that has groups, but for those that find them in a soft start."""
-CLUSTERED: tuple[Method, ...] = ("cluster", "cluster-dup")
-"""Those."""
 
 # ResNet-50's structure at about a fortieth of its cost, on which the rule has something to do: C/G is small.
 _SMALL = Settings(

@@ -24,6 +24,10 @@ from flgc_lib.grouping import (
 
 Score = Literal["logit", "softmax"]
 Method = Literal["dense", "grouped", "random", "flgc", "flgc-dup", "ring", "flgc-randdup", "cluster", "cluster-dup"]
+COPYING: tuple[Method, ...] = ("flgc-dup", "ring", "flgc-randdup", "cluster-dup")
+"""The methods in which channels can be in several groups."""
+CLUSTERED: tuple[Method, ...] = ("cluster", "cluster-dup")
+"""Those that find their groups in a soft start."""
 ConvLayer = Callable[[int, int, int, int, int], nn.Module]
 """conv_layer(in_channels, out_channels, kernel_size, stride, padding) -> a convolution without bias."""
 
@@ -355,7 +359,7 @@ def method_layer(method: Method, groups: int = 1, *, top_k: int = 3, score: Scor
             groups,
             stride=stride,
             padding=padding,
-            duplicate_top_k=None if method in ("random", "flgc", "cluster") else top_k,
+            duplicate_top_k=top_k if method in COPYING else None,
             score=score,
         )
         if method == "random":

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from flgc_lib.data import Batches, Dataset
 from flgc_lib.grouping import check_choice, membership
-from flgc_lib.layers import ClusteredConv2d, FLGConv2d, Method, Score
+from flgc_lib.layers import CLUSTERED, COPYING, ClusteredConv2d, FLGConv2d, Method, Score
 from flgc_lib.resnet import Stem, Where, resnet
 
 Precision = Literal["bf16", "fp32"]
@@ -106,11 +106,11 @@ class Settings:
             raise ValueError(f"soft_start={self.soft_start} must be a share of the training: at least 0, less than 1")
         if self.soft_start and self.method in ("dense", "grouped"):
             raise ValueError(f"soft_start={self.soft_start} needs a method with a mask, not method={self.method!r}")
-        if not self.soft_start and self.method in ("cluster", "cluster-dup"):
+        if not self.soft_start and self.method in CLUSTERED:
             raise ValueError(
                 f"method={self.method!r} finds its groups in a soft start: give soft_start, for example 0.5"
             )
-        if self.copy_time == "post-hoc" and self.method not in ("flgc-dup", "flgc-randdup", "ring", "cluster-dup"):
+        if self.copy_time == "post-hoc" and self.method not in COPYING:
             raise ValueError(
                 f"copy_time='post-hoc' needs a method that copies, not method={self.method!r}: take flgc-dup for FLGC "
                 "that copies after training"
