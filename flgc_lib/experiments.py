@@ -37,7 +37,7 @@ def run(
     Args:
         settings: what to run.
         results: folder of the records.
-        root: folder of the datasets (`cache/`) and of checkpoints (`runs/<id>/`).
+        root: folder of the datasets (`cache/`) and of checkpoints (`runs/<settings.trained.id>/`).
         device: where to train.
         devices: how many of them.
         threads: of PyTorch on the processor; the numbers of a run depend on it in the last digits.
@@ -48,7 +48,7 @@ def run(
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    folder = root / "runs" / settings.id
+    folder = root / "runs" / settings.trained.id
     folder.mkdir(parents=True, exist_ok=True)
     # A second sweep, or a worker that outlived a killed one, may be at it. Of several devices, the first one's process
     # holds the lock for all: Lightning starts the others from inside `fit`.

@@ -39,9 +39,12 @@ def first() -> list[Settings]:
 
 def tune() -> list[Settings]:
     """Learning rates, tuned once, on images held out of the training set, on FLGC and not on the rule."""
-    base = replace(_SMALL, method="flgc", hold_out=5000, epochs=8)
+    base = Settings(data="cifar10", method="flgc", hold_out=5000)
+    small = replace(base, depths=_SMALL.depths, width=_SMALL.width, epochs=8)
     rates = product((0.05, 0.1, 0.2, 0.4, 0.8), (0.003, 0.01, 0.03))
-    return [replace(base, learning_rate=w, logit_learning_rate=s) for w, s in rates]
+    runs = [replace(small, learning_rate=w, logit_learning_rate=s) for w, s in rates]
+    resnet50 = replace(base, epochs=3, logit_learning_rate=_SMALL.logit_learning_rate)
+    return runs + [replace(resnet50, learning_rate=w) for w in (0.02, 0.05, 0.1, 0.2)]
 
 
 def learn() -> list[Settings]:

@@ -10,7 +10,7 @@ import math
 import os
 import sys
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,13 +23,14 @@ from torch.nn import functional as F
 
 from flgc_lib.data import Batches, Dataset
 from flgc_lib.grouping import check_choice, membership
-from flgc_lib.layers import CLUSTERED, COPYING, ClusteredConv2d, FLGConv2d, Method, Score
+from flgc_lib.layers import CLUSTERED, ClusteredConv2d, FLGConv2d, Method, Score
 from flgc_lib.resnet import Stem, Where, resnet
 
 Precision = Literal["bf16", "fp32"]
 CopyTime = Literal["training", "post-hoc"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 EVALUATION_BATCH = 500
+_WITHOUT_COPIES: dict[Method, Method] = {"flgc-dup": "flgc", "cluster-dup": "cluster"}
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Settings:
     score: Score = "logit"
     """What the duplication rule compares: logit (S) or softmax."""
     copy_time: CopyTime = "training"
-    """When the rule copies: in every forward pass of training, or post-hoc, for the last test only."""
+    """When the rule copies: in every forward pass of training, or post-hoc, into the network trained without copies."""
     epochs: int = 10
     """Passes over the training images."""
     batch: int = 128
@@ -110,10 +111,10 @@ class Settings:
             raise ValueError(
                 f"method={self.method!r} finds its groups in a soft start: give soft_start, for example 0.5"
             )
-        if self.copy_time == "post-hoc" and self.method not in COPYING:
+        if self.copy_time == "post-hoc" and self.method not in _WITHOUT_COPIES:
             raise ValueError(
-                f"copy_time='post-hoc' needs a method that copies, not method={self.method!r}: take flgc-dup for FLGC "
-                "that copies after training"
+                f"copy_time='post-hoc' makes copies in a trained flgc or cluster: it needs method='flgc-dup' or "
+                f"'cluster-dup', not {self.method!r}"
             )
 
     @property
@@ -126,6 +127,14 @@ class Settings:
         digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
         groups = "" if self.method == "dense" else f"-g{self.groups}"
         return f"{self.method}{groups}-s{self.seed}-{digest}"
+
+    @property
+    def trained(self) -> "Settings":
+        """The run whose training and checkpoint are this one's: post-hoc copies come after a training without any."""
+        if self.copy_time == "training":
+            return self
+        plain = _WITHOUT_COPIES[self.method]
+        return replace(self, method=plain, top_k=Settings.top_k, score=Settings.score, copy_time="training")
 
     def network(self) -> nn.Module:
         """The network at its start, drawn from the seed; 10 classes."""
@@ -229,8 +238,6 @@ class Classifier(lightning.LightningModule):
         self._step = self.current_epoch * self.trainer.num_training_batches
         self._started = time.perf_counter()
         self._train = torch.zeros(2, dtype=torch.float64, device=self.device)  # loss, images
-        if self.settings.copy_time == "post-hoc":
-            self._set_top_k(None)
 
     def training_step(self, batch: tuple[Tensor, Tensor]) -> None:
         """One step of the weights' optimiser and, every `assign_every` steps, of the one for S and T."""
@@ -263,10 +270,8 @@ class Classifier(lightning.LightningModule):
         return learns
 
     def on_validation_epoch_start(self) -> None:
-        """Starts the sums of the test; post-hoc copies are made for the last one."""
+        """Starts the sums of the test."""
         self._test = torch.zeros(3, dtype=torch.float64, device=self.device)  # loss, correct, images
-        if self.settings.copy_time == "post-hoc" and self.current_epoch == self.settings.epochs - 1:
-            self._set_top_k(self.settings.top_k)
 
     def validation_step(self, batch: tuple[Tensor, Tensor]) -> None:
         """Adds up loss and hits."""
@@ -279,19 +284,17 @@ class Classifier(lightning.LightningModule):
     def on_train_epoch_end(self) -> None:
         """Measures: runs after this epoch's test and before its checkpoint is written."""
         epoch = self.current_epoch + 1
-        train = self.trainer.strategy.reduce(self._train, reduce_op="sum").tolist()
-        test = self.trainer.strategy.reduce(self._test, reduce_op="sum").tolist()
-        if not math.isfinite(train[0]) or not math.isfinite(test[0]):
+        loss, images = self.trainer.strategy.reduce(self._train, reduce_op="sum").tolist()
+        losses = {"train_loss": loss / images, **self._test_statistics()}
+        if not math.isfinite(losses["train_loss"]) or not math.isfinite(losses["test_loss"]):
             raise ValueError(
-                f"{self.settings.id} diverged: in epoch {epoch} the train loss is {train[0] / train[1]} and the test "
-                f"loss {test[0] / test[2]}; lower learning_rate={self.settings.learning_rate}"
+                f"{self.settings.id} diverged: in epoch {epoch} the train loss is {losses['train_loss']} and the test "
+                f"loss {losses['test_loss']}; lower learning_rate={self.settings.learning_rate}"
             )
         self._record_assignments(epoch)
         row = {
             "epoch": epoch,
-            "train_loss": train[0] / train[1],
-            "test_loss": test[0] / test[2],
-            "test_accuracy": test[1] / test[2],
+            **losses,
             **self._group_statistics(),
             "seconds": time.perf_counter() - self._started,
         }
@@ -317,9 +320,20 @@ class Classifier(lightning.LightningModule):
         self.history = checkpoint["flgc"]["history"]
         self.assignments = checkpoint["flgc"]["assignments"]
 
-    def _set_top_k(self, top_k: int | None) -> None:
+    def copy_post_hoc(self, top_k: int, score: Score) -> None:
+        """Makes the rule's copies in the trained network, and tests and measures the last epoch again."""
         for layer in self.layers.values():
-            layer.duplicate_top_k = top_k
+            layer.duplicate_top_k, layer.score = top_k, score
+        self.trainer.validate(self, verbose=False)
+        for values in self.assignments.values():
+            values.pop()
+        self._record_assignments(self.settings.epochs)
+        self.history[-1].update(self._test_statistics(), **self._group_statistics())
+
+    def _test_statistics(self) -> dict[str, float]:
+        """Mean loss and accuracy of the last test."""
+        loss, correct, images = self.trainer.strategy.reduce(self._test, reduce_op="sum").tolist()
+        return {"test_loss": loss / images, "test_accuracy": correct / images}
 
     @torch.no_grad()
     def _record_assignments(self, epoch: int) -> None:
@@ -392,12 +406,12 @@ def fit(
     devices: int = 1,
     progress: bool = True,
 ) -> Classifier:
-    """Trains a run to its end, from its last checkpoint if `folder` holds one.
+    """Trains a run to its end, from its last checkpoint if `folder` holds one, and makes post-hoc copies.
 
     Args:
         settings: what to run.
         dataset: what on.
-        folder: of this run alone, for `last.ckpt` and Lightning's CSV log.
+        folder: of this training alone (`settings.trained`), for `last.ckpt` and Lightning's CSV log.
         device: "auto" takes an accelerator if there is one.
         devices: how many; more than one share each batch.
         progress: whether to show Lightning's progress bar.
@@ -410,10 +424,10 @@ def fit(
             loss is no longer a number.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    module = Classifier(settings, dataset)
+    module = Classifier(settings.trained, dataset)
     checkpoint = folder / "last.ckpt"
     if checkpoint.exists():
-        check_checkpoint(checkpoint, settings, module.dataset.fingerprint)
+        check_checkpoint(checkpoint, settings.trained, module.dataset.fingerprint)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no advertisements between the epochs
     trainer = lightning.Trainer(
         max_epochs=settings.epochs,
@@ -431,6 +445,8 @@ def fit(
         log_every_n_steps=1,  # the log has one line an epoch; a larger number than there are steps is warned of
     )
     trainer.fit(module, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)
+    if settings.copy_time == "post-hoc":
+        module.copy_post_hoc(settings.top_k, settings.score)
     return module
 
 

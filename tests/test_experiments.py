@@ -129,6 +129,21 @@ def test_a_finished_run_is_left_alone(tiny, root, tmp_path, steps):
     assert (tmp_path / "results" / "runs.csv").read_bytes() == before
 
 
+def test_post_hoc_runs_share_one_training(tiny, root, tmp_path, steps):
+    """They differ in what is copied after it, and each has its own record."""
+    options = {"results": tmp_path / "results", "root": root, "device": "cpu"}
+    plain = run(tiny(method="flgc", top_k=3, groups=4, epochs=1), **options)
+    choices = [(1, "logit"), (3, "logit"), (3, "softmax")]
+    rows = [run(tiny(epochs=1, groups=4, copy_time="post-hoc", top_k=k, score=s), **options) for k, s in choices]
+    assert len(steps) == 5
+    assert [(row["method"], row["top_k"], row["score"]) for row in rows] == [("flgc-dup", *c) for c in choices]
+    assert {row["train_loss"] for row in rows} == {plain["train_loss"]}
+    highest, mean, confident = (row["copies"] for row in rows)
+    assert plain["copies"] == 0 < highest <= mean > confident
+    assert [row["macs"] > plain["macs"] for row in rows] == [row["copies"] > 0 for row in rows]
+    assert len(read_runs(tmp_path / "results")) == 4
+
+
 def test_the_code_s_version_is_that_of_the_start(tiny, root, tmp_path, monkeypatch):
     """A long run must not be ascribed to what was committed while it ran."""
     version = ["before"]

@@ -114,7 +114,7 @@ def test_dense_has_one_id_for_all_groups():
         ({"soft_start": 1}, "soft_start=1.0 must be a share of the training: at least 0, less than 1"),
         ({"soft_start": 0.5, "method": "grouped"}, "soft_start=0.5 needs a method with a mask, not method='grouped'"),
         ({"method": "cluster"}, "method='cluster' finds its groups in a soft start: give soft_start"),
-        ({"method": "flgc", "copy_time": "post-hoc"}, "needs a method that copies, not method='flgc': take flgc-dup"),
+        ({"method": "flgc", "copy_time": "post-hoc"}, "it needs method='flgc-dup' or 'cluster-dup', not 'flgc'"),
     ],
 )
 def test_settings_that_cannot_run_are_refused(wrong, sentence):
@@ -520,10 +520,11 @@ def test_nets_without_learned_groups_have_zeros_there(tiny, images, tmp_path, me
     assert module.assignments == {}
 
 
-def test_post_hoc_copies_are_made_for_the_last_test_only(tiny, images, tmp_path):
-    """So that all training is FLGC's, and all tests but the last."""
-    flgc = finish(tiny(method="flgc"), images, tmp_path / "flgc")
-    module = finish(tiny(copy_time="post-hoc"), images, tmp_path / "post-hoc")
+def test_post_hoc_copies_are_made_in_the_network_that_was_trained_without(tiny, images, tmp_path):
+    """All training is FLGC's, and all tests but the last, in a run that finds it done as in one that does it."""
+    settings = tiny(copy_time="post-hoc")
+    flgc = finish(settings.trained, images, tmp_path / "flgc")
+    module = finish(settings, images, tmp_path / "post-hoc")
     copies = column(module, "copies")
     assert copies[:2] == [0, 0]
     assert copies[2] > 0
@@ -531,6 +532,22 @@ def test_post_hoc_copies_are_made_for_the_last_test_only(tiny, images, tmp_path)
     assert column(module, "train_loss") == column(flgc, "train_loss")
     assert column(module, "test_loss")[:2] == column(flgc, "test_loss")[:2]
     assert column(module, "test_loss")[2] != column(flgc, "test_loss")[2]
+
+    # The rule's scores are those of the end, and the network is tested as it is recorded.
+    layers, plain = module.layers, flgc.layers
+    assert all(torch.equal(layers[n].input_logits, plain[n].input_logits) for n in plain)
+    assert copies[2] == sum(int(layer.input_membership().sum()) - layer.in_channels for layer in layers.values())
+    module.eval()
+    with torch.no_grad():
+        hits = sum(int((module(x).argmax(dim=1) == y).sum()) for x, y in module.val_dataloader())
+    assert module.history[-1]["test_accuracy"] == hits / len(images.test_labels)
+    assert module.assignments["snapshots"] == flgc.assignments["snapshots"]
+    assert {key: len(values) for key, values in module.assignments.items()} == {
+        key: len(values) for key, values in flgc.assignments.items()
+    }
+
+    again = finish(settings, images, tmp_path / "flgc")  # where that training is done
+    assert [{**row, "seconds": 0} for row in again.history] == [{**row, "seconds": 0} for row in module.history]
 
     in_training = finish(tiny(), images, tmp_path / "training")
     assert column(in_training, "copies")[0] > 0
