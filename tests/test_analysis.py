@@ -14,6 +14,7 @@ from flgc_lib.analysis import (
     group_sizes,
     interval,
     layers,
+    mean_differences,
     moves_by_epoch,
     of_grid,
     paired_differences,
@@ -90,17 +91,33 @@ def test_verdict(case, expected):
     assert verdict(*case) == expected
 
 
+def test_the_mean_over_g_is_of_the_seeds_that_have_all_of_them():
+    runs = [
+        rows({"flgc": {0: 0.50, 1: 0.60, 2: 0.70}, "flgc-dup": {0: 0.52, 1: 0.61, 2: 0.7}}, groups=2),
+        rows({"flgc": {0: 0.40, 1: 0.50}, "flgc-dup": {0: 0.40, 1: 0.53}}, groups=4),
+        rows({"flgc": {0: 0.40}}, groups=8),
+    ]
+    (row,) = mean_differences(records(pd.concat(runs)), [("flgc-dup", "flgc")]).to_dict("records")
+    assert (row["groups"], row["seeds"], row["seeds_above"]) == ("2, 4", 2, 2)
+    assert [row["difference"], row["low"], row["high"]] == pytest.approx([1.5, 1, 2])  # of 1 and 2, the seeds' means
+    assert mean_differences(records(rows({"flgc": {0: 0.5}, "flgc-dup": {1: 0.5}})), [("flgc-dup", "flgc")]).empty
+
+
 def test_answer_has_three_sentences_with_numbers():
-    first, second, third = answer(records(rows(ACCURACIES))).splitlines()
+    runs = pd.concat([rows(ACCURACIES), rows({"flgc": {0: 0.7, 1: 0.6}, "flgc-dup": {0: 0.71, 1: 0.6}}, groups=2)])
+    first, second, third = answer(records(runs)).splitlines()
     assert first == (
-        "Accuracy with the rule (flgc-dup) minus without (flgc): "
-        "+1.50 [+1.00, +2.00] points at G = 4, not judged: 2 seeds, 5 are needed."
+        "At G = 2, 4 accuracy is 65.50, 63.50 % with the rule (flgc-dup) and 65.00, 62.00 % without it (flgc): "
+        "a difference of +1.00 [+0.50, +1.50] points on average, not judged: 2 seeds, 5 are needed."
     )
-    assert second.endswith("(flgc-randdup): not run yet.")
-    assert "-1.00 [-1.00, -1.00] points at G = 4" in third
+    assert second.endswith("with as many random ones (flgc-randdup) is not both recorded yet.")
+    assert "a difference of -1.00 [-1.00, -1.00] points" in third
     one = answer(records(rows({"flgc": {0: 0.5}, "random": {0: 0.4}}))).splitlines()[2]
-    assert one.endswith("+10.00 points at G = 4, one seed: no interval, nothing small is separable.")
-    assert answer(records(rows({"flgc": {0: 0.5}}))).startswith("None of the three")
+    assert one == (
+        "At G = 4 accuracy is 50.00 % with learned groups (flgc) and 40.00 % with random ones (random): "
+        "a difference of +10.00 points on average, one seed: no interval, nothing small is separable."
+    )
+    assert len(answer(records(rows({"flgc": {0: 0.5}}))).splitlines()) == 3
 
 
 def test_accuracy_and_costs_by_hand():
