@@ -97,7 +97,10 @@ def interval(values: np.ndarray, draws: int = 10_000) -> tuple[float, float]:
 
 
 def accuracy_by(records: Records, by: Sequence[str]) -> pd.DataFrame:
-    """Mean test accuracy in % with its interval over the seeds that agree in the columns `by`; and costs."""
+    """Test accuracy in % over the seeds that agree in the columns `by`: mean, spread and interval; and costs.
+
+    The spread is the standard deviation over seeds; one seed has none.
+    """
     rows = []
     for key, cell in records.runs.sort_values("seed").groupby(list(by)):
         accuracy = 100 * cell["test_accuracy"].to_numpy(dtype=float)
@@ -106,6 +109,7 @@ def accuracy_by(records: Records, by: Sequence[str]) -> pd.DataFrame:
             {
                 **dict(zip(by, key, strict=True)),
                 "accuracy": accuracy.mean(),
+                "spread": 100 * cell["test_accuracy"].std(),
                 "low": low,
                 "high": high,
                 "seeds": len(cell),
@@ -127,9 +131,10 @@ def accuracy_by_groups(records: Records) -> pd.DataFrame:
 
 
 def paired_differences(records: Records, pairs: Iterable[Pair] = PAIRS) -> pd.DataFrame:
-    """Mean difference in test accuracy, in percentage points, over the seeds that both methods of a pair have.
+    """Difference in test accuracy, in percentage points, over the seeds that both methods of a pair have.
 
-    The same seed gives both methods the same images in the same order, so what a seed does to both cancels.
+    Mean, spread (standard deviation) and interval. The same seed gives both methods the same images in the same order,
+    so what a seed does to both cancels.
 
     Args:
         records: of an experiment.
@@ -176,6 +181,7 @@ def _summary(differences: pd.Series) -> dict[str, float | int]:
     low, high = interval(differences.to_numpy())
     return {
         "difference": differences.mean(),
+        "spread": differences.std(),
         "low": low,
         "high": high,
         "seeds": len(differences),
@@ -203,14 +209,15 @@ def answer(records: Records) -> str:
     for pair, (here, there) in words.items():
         mean = mean_differences(records, [pair])
         if mean.empty:
-            sentences.append(f"Accuracy {here} and {there} is not both recorded yet.")
+            sentences.append(f"Runs {here} and {there} are not both recorded yet.")
             continue
         row = mean.iloc[0].to_dict()
         ours, theirs = (", ".join(f"{a:.2f}" for a in one.mean()) for one in _complete(records, *pair))
         bracket = f" [{row['low']:+.2f}, {row['high']:+.2f}]" if row["seeds"] > 1 else ""
+        average = " on average" if "," in row["groups"] else ""
         sentences.append(
             f"At G = {row['groups']} accuracy is {ours} % {here} and {theirs} % {there}: a difference of "
-            f"{row['difference']:+.2f}{bracket} points on average, {verdict(row['low'], row['high'], row['seeds'])}."
+            f"{row['difference']:+.2f}{bracket} points{average}, {verdict(row['low'], row['high'], row['seeds'])}."
         )
     return "\n".join(sentences)
 

@@ -289,7 +289,7 @@ def _markdown(records: Records) -> str:
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in accuracy_by_groups(records).to_dict("records"):
-        spread = f" [{row['low']:.2f}, {row['high']:.2f}]" if row["seeds"] > 1 else ""
+        spread = f" ± {row['spread']:.2f} [{row['low']:.2f}, {row['high']:.2f}]" if row["seeds"] > 1 else ""
         lines.append(
             f"| {row['method']} | {row['groups']} | {row['accuracy']:.2f}{spread} | {row['seeds']} "
             f"| {row['mega_macs']:.2f} | {row['mega_parameters']:.2f} | {row['copies']:.0f} "

@@ -56,6 +56,7 @@ def test_a_paired_difference_is_over_common_seeds_only():
     ]
     assert table["difference"].tolist() == pytest.approx([1.5, -1.0])  # (2 + 1) / 2, (-1 - 1) / 2
     assert table[["low", "high"]].values.tolist() == [pytest.approx([1, 2]), pytest.approx([-1, -1])]
+    assert table["spread"].tolist() == pytest.approx([0.5**0.5, 0])  # of 2 and 1
 
 
 def test_differences_are_by_number_of_groups_and_of_the_pairs_asked_for():
@@ -64,6 +65,7 @@ def test_differences_are_by_number_of_groups_and_of_the_pairs_asked_for():
     assert table[["groups", "seeds"]].values.tolist() == [[4, 2], [8, 1]]
     assert table["difference"].tolist() == pytest.approx([1, -20])
     assert table[["low", "high"]].iloc[1].tolist() == pytest.approx([-20, -20])
+    assert table["spread"].isna().tolist() == [False, True]
 
 
 def test_without_a_common_seed_there_is_no_difference():
@@ -110,12 +112,12 @@ def test_answer_has_three_sentences_with_numbers():
         "At G = 2, 4 accuracy is 65.50, 63.50 % with the rule (flgc-dup) and 65.00, 62.00 % without it (flgc): "
         "a difference of +1.00 [+0.50, +1.50] points on average, not judged: 2 seeds, 5 are needed."
     )
-    assert second.endswith("with as many random ones (flgc-randdup) is not both recorded yet.")
+    assert second.endswith("with as many random ones (flgc-randdup) are not both recorded yet.")
     assert "a difference of -1.00 [-1.00, -1.00] points" in third
     one = answer(records(rows({"flgc": {0: 0.5}, "random": {0: 0.4}}))).splitlines()[2]
     assert one == (
         "At G = 4 accuracy is 50.00 % with learned groups (flgc) and 40.00 % with random ones (random): "
-        "a difference of +10.00 points on average, one seed: no interval, nothing small is separable."
+        "a difference of +10.00 points, one seed: no interval, nothing small is separable."
     )
     assert len(answer(records(rows({"flgc": {0: 0.5}}))).splitlines()) == 3
 
@@ -126,6 +128,7 @@ def test_accuracy_and_costs_by_hand():
     flgc = table.set_index("method").loc["flgc"]
     assert flgc["accuracy"] == pytest.approx(58)
     assert [flgc["low"], flgc["high"], flgc["seeds"]] == pytest.approx([50, 64, 3])
+    assert flgc["spread"] == pytest.approx(52**0.5)  # of 60, 64 and 50
     assert flgc[["mega_macs", "mega_parameters", "copies", "channels_moved"]].tolist() == [2, 0.0005, 3, 50]
 
 

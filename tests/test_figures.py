@@ -324,12 +324,12 @@ def test_tables_of_a_document_are_filled_in_from_the_records(results, tmp_path):
     rows = [
         "| method | G | test accuracy (%) | seeds | MACs (M) | parameters (M) | copies | channels moved (%) |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
-        "| dense | 1 | 80.00 [70.00, 90.00] | 3 | 2.00 | 0.00 | 5 | 25.0 |",
-        "| grouped | 2 | 50.00 [50.00, 50.00] | 3 | 3.00 | 0.00 | 5 | 25.0 |",
+        "| dense | 1 | 80.00 ± 10.00 [70.00, 90.00] | 3 | 2.00 | 0.00 | 5 | 25.0 |",
+        "| grouped | 2 | 50.00 ± 0.00 [50.00, 50.00] | 3 | 3.00 | 0.00 | 5 | 25.0 |",
     ]
     text = write_tables(document, results)
     start, end = table.split("{}")
-    assert text.startswith(start + "\n".join(rows) + "\n| flgc | 2 | 65.00 [")
+    assert text.startswith(start + "\n".join(rows) + "\n| flgc | 2 | 65.00 ± ")
     assert text.endswith(end)
     document.write_text(text)
     assert write_tables(document, results) == text
