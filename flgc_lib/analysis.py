@@ -133,34 +133,38 @@ def accuracy_by_groups(records: Records) -> pd.DataFrame:
 def paired_differences(records: Records, pairs: Iterable[Pair] = PAIRS) -> pd.DataFrame:
     """Difference in test accuracy, in percentage points, over the seeds that both methods of a pair have.
 
-    Mean, spread (standard deviation) and interval. The same seed gives both methods the same images in the same order,
-    so what a seed does to both cancels.
+    The same seed gives both methods the same images in the same order, so what a seed does to both cancels.
 
     Args:
         records: of an experiment.
         pairs: (method, baseline) each; where there is no common seed there is no row.
+
+    Returns:
+        Mean, spread (standard deviation) and interval, a row for each pair and G, and last one with "mean" for G: each
+        seed's mean over all G that both methods have, of the seeds that have them all. It is what to judge by: one
+        interval a pair, where of the many intervals of single G some miss 0 by luck.
     """
     rows = []
     for method, baseline in pairs:
-        for groups, differences in (_by_seed(records, method) - _by_seed(records, baseline)).items():
-            found = differences.dropna()
-            if len(found):
-                rows.append({"method": method, "baseline": baseline, "groups": groups, **_summary(found)})
-    return pd.DataFrame(rows)
-
-
-def mean_differences(records: Records, pairs: Iterable[Pair] = PAIRS) -> pd.DataFrame:
-    """`paired_differences` averaged over all G that both methods have, over the seeds that have them all.
-
-    This is what to judge by: one interval a pair, where of the many intervals of single G some miss 0 by luck.
-    """
-    rows = []
-    for method, baseline in pairs:
+        by_groups = _by_seed(records, method) - _by_seed(records, baseline)
         ours, theirs = _complete(records, method, baseline)
-        if ours.size:
-            summary = _summary((ours - theirs).mean(axis=1))
-            groups = ", ".join(map(str, ours.columns))
-            rows.append({"method": method, "baseline": baseline, "groups": groups, **summary})
+        for groups, values in (*by_groups.items(), ("mean", (ours - theirs).mean(axis="columns"))):
+            found = values.dropna()
+            if len(found):
+                low, high = interval(found.to_numpy())
+                rows.append(
+                    {
+                        "method": method,
+                        "baseline": baseline,
+                        "groups": str(groups),
+                        "difference": found.mean(),
+                        "spread": found.std(),
+                        "low": low,
+                        "high": high,
+                        "seeds": len(found),
+                        "seeds_above": int((found > 0).sum()),
+                    }
+                )
     return pd.DataFrame(rows)
 
 
@@ -175,18 +179,6 @@ def _complete(records: Records, method: Method, baseline: Method) -> tuple[pd.Da
     ours, theirs = _by_seed(records, method), _by_seed(records, baseline)
     both = (ours - theirs).dropna(axis="columns", how="all").dropna()
     return ours.reindex_like(both), theirs.reindex_like(both)
-
-
-def _summary(differences: pd.Series) -> dict[str, float | int]:
-    low, high = interval(differences.to_numpy())
-    return {
-        "difference": differences.mean(),
-        "spread": differences.std(),
-        "low": low,
-        "high": high,
-        "seeds": len(differences),
-        "seeds_above": int((differences > 0).sum()),
-    }
 
 
 def verdict(low: float, high: float, seeds: int) -> str:
@@ -207,17 +199,18 @@ def answer(records: Records) -> str:
     }
     sentences = []
     for pair, (here, there) in words.items():
-        mean = mean_differences(records, [pair])
-        if mean.empty:
+        ours, theirs = _complete(records, *pair)
+        if ours.empty:
             sentences.append(f"Runs {here} and {there} are not both recorded yet.")
             continue
-        row = mean.iloc[0].to_dict()
-        ours, theirs = (", ".join(f"{a:.2f}" for a in one.mean()) for one in _complete(records, *pair))
+        row = paired_differences(records, [pair]).iloc[-1].to_dict()  # the mean over G
+        at = ", ".join(map(str, ours.columns))
+        first, second = (", ".join(f"{a:.2f}" for a in accuracy.mean()) for accuracy in (ours, theirs))
         bracket = f" [{row['low']:+.2f}, {row['high']:+.2f}]" if row["seeds"] > 1 else ""
-        average = " on average" if "," in row["groups"] else ""
         sentences.append(
-            f"At G = {row['groups']} accuracy is {ours} % {here} and {theirs} % {there}: a difference of "
-            f"{row['difference']:+.2f}{bracket} points{average}, {verdict(row['low'], row['high'], row['seeds'])}."
+            f"At G = {at} accuracy is {first} % {here} and {second} % {there}: a difference of "
+            f"{row['difference']:+.2f}{bracket} points{' on average' * (len(ours.columns) > 1)}, "
+            f"{verdict(row['low'], row['high'], row['seeds'])}."
         )
     return "\n".join(sentences)
 

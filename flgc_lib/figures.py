@@ -236,7 +236,7 @@ def check(results: Path, folder: Path) -> list[str]:
             problems.append(f"{picture} is missing: type `flgc figures`")
         elif numbers is not None:
             try:
-                pd.testing.assert_frame_equal(pd.read_csv(stored), numbers, check_dtype=False)
+                pd.testing.assert_frame_equal(pd.read_csv(stored).astype(numbers.dtypes), numbers)
             except (AssertionError, KeyError, ValueError) as error:  # ValueError: not a table
                 reason = str(error).splitlines()[0]
                 problems.append(f"{stored} is not what the records say ({reason}): type `flgc figures`")

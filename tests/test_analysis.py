@@ -14,7 +14,6 @@ from flgc_lib.analysis import (
     group_sizes,
     interval,
     layers,
-    mean_differences,
     moves_by_epoch,
     of_grid,
     paired_differences,
@@ -51,21 +50,36 @@ def records(runs, epochs=None, folder=None):
 def test_a_paired_difference_is_over_common_seeds_only():
     table = paired_differences(records(rows(ACCURACIES)))
     assert table[["method", "baseline", "groups", "seeds", "seeds_above"]].values.tolist() == [
-        ["flgc-dup", "flgc", 4, 2, 2],
-        ["flgc", "random", 4, 2, 0],
+        ["flgc-dup", "flgc", "4", 2, 2],
+        ["flgc-dup", "flgc", "mean", 2, 2],
+        ["flgc", "random", "4", 2, 0],
+        ["flgc", "random", "mean", 2, 0],
     ]
-    assert table["difference"].tolist() == pytest.approx([1.5, -1.0])  # (2 + 1) / 2, (-1 - 1) / 2
-    assert table[["low", "high"]].values.tolist() == [pytest.approx([1, 2]), pytest.approx([-1, -1])]
-    assert table["spread"].tolist() == pytest.approx([0.5**0.5, 0])  # of 2 and 1
+    assert table["difference"].tolist() == pytest.approx([1.5, 1.5, -1.0, -1.0])  # (2 + 1) / 2, (-1 - 1) / 2
+    assert table[["low", "high"]].values[::2].tolist() == [pytest.approx([1, 2]), pytest.approx([-1, -1])]
+    assert table["spread"].tolist()[::2] == pytest.approx([0.5**0.5, 0])  # of 2 and 1
 
 
 def test_differences_are_by_number_of_groups_and_of_the_pairs_asked_for():
     both = pd.concat([rows(ACCURACIES), rows({"flgc": {0: 0.3}, "random": {0: 0.1}}, groups=8)])
     table = paired_differences(records(both), [("random", "flgc")])
-    assert table[["groups", "seeds"]].values.tolist() == [[4, 2], [8, 1]]
-    assert table["difference"].tolist() == pytest.approx([1, -20])
+    assert table[["groups", "seeds"]].values.tolist() == [["4", 2], ["8", 1], ["mean", 1]]
+    assert table["difference"].tolist() == pytest.approx([1, -20, -9.5])  # seed 0 has both: (1 - 20) / 2
     assert table[["low", "high"]].iloc[1].tolist() == pytest.approx([-20, -20])
-    assert table["spread"].isna().tolist() == [False, True]
+    assert table["spread"].isna().tolist() == [False, True, True]
+
+
+def test_the_mean_over_g_is_of_the_seeds_that_have_all_of_them():
+    runs = [
+        rows({"flgc": {0: 0.50, 1: 0.60, 2: 0.70}, "flgc-dup": {0: 0.52, 1: 0.61, 2: 0.7}}, groups=2),
+        rows({"flgc": {0: 0.40, 1: 0.50}, "flgc-dup": {0: 0.40, 1: 0.53}}, groups=4),
+        rows({"flgc": {0: 0.40}}, groups=8),
+    ]
+    table = paired_differences(records(pd.concat(runs)), [("flgc-dup", "flgc")])
+    assert table[["groups", "seeds"]].values.tolist() == [["2", 3], ["4", 2], ["mean", 2]]
+    assert table[["difference", "low", "high"]].iloc[-1].tolist() == pytest.approx([1.5, 1, 2])  # the seeds: 1 and 2
+    apart = [rows({"flgc": {0: 0.5}, "flgc-dup": {0: 0.5}}), rows({"flgc": {1: 0.5}, "flgc-dup": {1: 0.5}}, groups=8)]
+    assert paired_differences(records(pd.concat(apart)))["groups"].tolist() == ["4", "8"]
 
 
 def test_without_a_common_seed_there_is_no_difference():
@@ -91,18 +105,6 @@ def test_interval_of_three_values_is_their_range_and_of_one_the_value():
 )
 def test_verdict(case, expected):
     assert verdict(*case) == expected
-
-
-def test_the_mean_over_g_is_of_the_seeds_that_have_all_of_them():
-    runs = [
-        rows({"flgc": {0: 0.50, 1: 0.60, 2: 0.70}, "flgc-dup": {0: 0.52, 1: 0.61, 2: 0.7}}, groups=2),
-        rows({"flgc": {0: 0.40, 1: 0.50}, "flgc-dup": {0: 0.40, 1: 0.53}}, groups=4),
-        rows({"flgc": {0: 0.40}}, groups=8),
-    ]
-    (row,) = mean_differences(records(pd.concat(runs)), [("flgc-dup", "flgc")]).to_dict("records")
-    assert (row["groups"], row["seeds"], row["seeds_above"]) == ("2, 4", 2, 2)
-    assert [row["difference"], row["low"], row["high"]] == pytest.approx([1.5, 1, 2])  # of 1 and 2, the seeds' means
-    assert mean_differences(records(rows({"flgc": {0: 0.5}, "flgc-dup": {1: 0.5}})), [("flgc-dup", "flgc")]).empty
 
 
 def test_answer_has_three_sentences_with_numbers():

@@ -286,7 +286,7 @@ def test_every_figure_has_a_name_of_its_own():
 
 
 def test_differences_have_a_panel_a_pair_and_bars_only_for_several_seeds():
-    row = {"groups": 4, "difference": 1.5, "low": 1.0, "high": 2.0, "seeds": 2, "seeds_above": 2}
+    row = {"groups": "4", "difference": 1.5, "low": 1.0, "high": 2.0, "seeds": 2, "seeds_above": 2}
     pairs = [("flgc-dup", "flgc"), ("flgc", "random")]
     for seeds in (2, 1):
         numbers = pd.DataFrame([{"method": m, "baseline": b} | row | {"seeds": seeds} for m, b in pairs])
@@ -294,7 +294,8 @@ def test_differences_have_a_panel_a_pair_and_bars_only_for_several_seeds():
         draw_paired_differences(numbers, canvas)
         assert [axes.get_title() for axes in canvas.axes] == ["flgc-dup − flgc", "flgc − random"]
         points, _, bars = canvas.axes[0].containers[0].lines
-        assert points.get_xydata().tolist() == [[4, 1.5]]
+        assert points.get_xydata().tolist() == [[0, 1.5]]
+        assert [label.get_text() for label in canvas.axes[0].get_xticklabels()] == ["4", "mean"]
         assert [bar.get_segments()[0][:, 1].tolist() for bar in bars] == [[1, 2]] * (seeds > 1)
 
 
