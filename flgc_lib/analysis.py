@@ -146,9 +146,8 @@ def paired_differences(records: Records, pairs: Iterable[Pair] = PAIRS) -> pd.Da
     """
     rows = []
     for method, baseline in pairs:
-        by_groups = _by_seed(records, method) - _by_seed(records, baseline)
-        ours, theirs = _complete(records, method, baseline)
-        for groups, values in (*by_groups.items(), ("mean", (ours - theirs).mean(axis="columns"))):
+        differences = _by_seed(records, method) - _by_seed(records, baseline)
+        for groups, values in (*differences.items(), ("mean", _complete(differences).mean(axis="columns"))):
             found = values.dropna()
             if len(found):
                 low, high = interval(found.to_numpy())
@@ -174,11 +173,9 @@ def _by_seed(records: Records, method: Method) -> pd.DataFrame:
     return 100 * runs.pivot(index="seed", columns="groups", values="test_accuracy").astype(float)
 
 
-def _complete(records: Records, method: Method, baseline: Method) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Accuracy of two methods in %, seeds × G: all G that both have, and the seeds that have them all."""
-    ours, theirs = _by_seed(records, method), _by_seed(records, baseline)
-    both = (ours - theirs).dropna(axis="columns", how="all").dropna()
-    return ours.reindex_like(both), theirs.reindex_like(both)
+def _complete(differences: pd.DataFrame) -> pd.DataFrame:
+    """Of differences, seeds × G: all G that both methods have, and the seeds that have them all."""
+    return differences.dropna(axis="columns", how="all").dropna()
 
 
 def verdict(low: float, high: float, seeds: int) -> str:
@@ -199,17 +196,18 @@ def answer(records: Records) -> str:
     }
     sentences = []
     for pair, (here, there) in words.items():
-        ours, theirs = _complete(records, *pair)
-        if ours.empty:
+        ours, theirs = (_by_seed(records, method) for method in pair)
+        both = _complete(ours - theirs)
+        if both.empty:
             sentences.append(f"Runs {here} and {there} are not both recorded yet.")
             continue
         row = paired_differences(records, [pair]).iloc[-1].to_dict()  # the mean over G
-        at = ", ".join(map(str, ours.columns))
-        first, second = (", ".join(f"{a:.2f}" for a in accuracy.mean()) for accuracy in (ours, theirs))
+        at = ", ".join(map(str, both.columns))
+        first, second = (", ".join(f"{a:.2f}" for a in one.reindex_like(both).mean()) for one in (ours, theirs))
         bracket = f" [{row['low']:+.2f}, {row['high']:+.2f}]" if row["seeds"] > 1 else ""
         sentences.append(
             f"At G = {at} accuracy is {first} % {here} and {second} % {there}: a difference of "
-            f"{row['difference']:+.2f}{bracket} points{' on average' * (len(ours.columns) > 1)}, "
+            f"{row['difference']:+.2f}{bracket} points{' on average' * (len(both.columns) > 1)}, "
             f"{verdict(row['low'], row['high'], row['seeds'])}."
         )
     return "\n".join(sentences)
