@@ -67,17 +67,17 @@ def draw_paired_differences(numbers: pd.DataFrame, canvas: Canvas) -> None:
     pairs = list(dict.fromkeys(zip(numbers["method"], numbers["baseline"], strict=True)))
     panels = canvas.subplots(1, len(pairs), sharey=True, squeeze=False)[0]
     ticks = sorted(set(numbers["groups"]) - {"mean"}, key=int)
-    places = {g: place for place, g in enumerate(ticks)} | {"mean": len(ticks) + 0.5}
+    places = {g: place for place, g in enumerate(ticks)} | {"mean": len(ticks) + 1}
     for axes, (method, baseline) in zip(panels, pairs, strict=True):
         cells = numbers[(numbers["method"] == method) & (numbers["baseline"] == baseline)]
         cells = cells.assign(place=cells["groups"].map(places))
         axes.axhline(0, color="0.5", linewidth=1)
-        axes.axvline(len(ticks) - 0.25, color="0.8", linewidth=1)
+        axes.axvline(len(ticks), color="0.8", linewidth=1)
         _errorbar(axes, cells, "place", "difference", **(STYLES[method] | {"linestyle": "none"}))
-        axes.set_xticks(list(places.values()), list(places))
-        axes.set_xlim(-0.5, len(ticks) + 1)
-        axes.set_xlabel("number of groups G")
-        axes.set_title(f"{method} − {baseline}", fontsize="small")
+        axes.set_xticks(list(places.values()), list(places), fontsize="small")
+        axes.set_xlim(-0.75, len(ticks) + 1.75)
+        axes.set_title(f"{method}\n− {baseline}", fontsize="small")
+    canvas.supxlabel("number of groups G", fontsize="medium")
     panels[0].set_ylabel("difference in test accuracy\n(percentage points)")
 
 

@@ -292,7 +292,7 @@ def test_differences_have_a_panel_a_pair_and_bars_only_for_several_seeds():
         numbers = pd.DataFrame([{"method": m, "baseline": b} | row | {"seeds": seeds} for m, b in pairs])
         canvas = figures.Canvas()
         draw_paired_differences(numbers, canvas)
-        assert [axes.get_title() for axes in canvas.axes] == ["flgc-dup − flgc", "flgc − random"]
+        assert [axes.get_title() for axes in canvas.axes] == ["flgc-dup\n− flgc", "flgc\n− random"]
         points, _, bars = canvas.axes[0].containers[0].lines
         assert points.get_xydata().tolist() == [[0, 1.5]]
         assert [label.get_text() for label in canvas.axes[0].get_xticklabels()] == ["4", "mean"]
