@@ -146,8 +146,8 @@ def paired_differences(records: Records, pairs: Iterable[Pair] = PAIRS) -> pd.Da
     """
     rows = []
     for method, baseline in pairs:
-        differences = _by_seed(records, method) - _by_seed(records, baseline)
-        for groups, values in (*differences.items(), ("mean", _complete(differences).mean(axis="columns"))):
+        differences = by_seed(records, method) - by_seed(records, baseline)
+        for groups, values in (*differences.items(), ("mean", complete(differences).mean(axis="columns"))):
             found = values.dropna()
             if len(found):
                 low, high = interval(found.to_numpy())
@@ -167,13 +167,13 @@ def paired_differences(records: Records, pairs: Iterable[Pair] = PAIRS) -> pd.Da
     return pd.DataFrame(rows)
 
 
-def _by_seed(records: Records, method: Method) -> pd.DataFrame:
+def by_seed(records: Records, method: Method) -> pd.DataFrame:
     """Test accuracy in %, seeds × G, missing where it was not run."""
     runs = records.runs[records.runs["method"] == method]
     return 100 * runs.pivot(index="seed", columns="groups", values="test_accuracy").astype(float)
 
 
-def _complete(differences: pd.DataFrame) -> pd.DataFrame:
+def complete(differences: pd.DataFrame) -> pd.DataFrame:
     """Of differences, seeds × G: all G that both methods have, and the seeds that have them all."""
     return differences.dropna(axis="columns", how="all").dropna()
 
@@ -196,8 +196,8 @@ def answer(records: Records) -> str:
     }
     sentences = []
     for pair, (here, there) in words.items():
-        ours, theirs = (_by_seed(records, method) for method in pair)
-        both = _complete(ours - theirs)
+        ours, theirs = (by_seed(records, method) for method in pair)
+        both = complete(ours - theirs)
         if both.empty:
             sentences.append(f"Runs {here} and {there} are not both recorded yet.")
             continue
