@@ -138,8 +138,10 @@ def draw_moves_by_epoch(numbers: pd.DataFrame, canvas: Canvas) -> None:
         for label, cells, style in _series(numbers):
             axes.plot(cells["epoch"], cells[column], label=label, markersize=4, **style)
         axes.set_xlabel("epoch")
-        axes.set_ylabel(f"channels in another group\n{words} (%)")
-        axes.set_ylim(0, None)
+        axes.set_ylabel(f"channels in another group\n{words} (%, log above 1)")
+        axes.set_yscale("symlog", linthresh=1)  # shares of 2 % and of 90 %
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.set_ylim(0, 100)
         axes.xaxis.get_major_locator().set_params(integer=True)
     panels[1].legend(frameon=False, fontsize="small", bbox_to_anchor=(1, 1), loc="upper left")
 
