@@ -44,7 +44,7 @@ def tune() -> list[Settings]:
     rates = product((0.05, 0.1, 0.2, 0.4, 0.8), (0.003, 0.01, 0.03))
     runs = [replace(small, learning_rate=w, logit_learning_rate=s) for w, s in rates]
     resnet50 = replace(base, epochs=3, logit_learning_rate=_SMALL.logit_learning_rate)
-    return runs + [replace(resnet50, learning_rate=w) for w in (0.02, 0.05, 0.1, 0.2)]
+    return runs + [replace(resnet50, learning_rate=w) for w in (0.005, 0.01, 0.02, 0.05)]
 
 
 def learn() -> list[Settings]:
