@@ -199,7 +199,7 @@ def answer(records: Records) -> str:
         ours, theirs = (by_seed(records, method) for method in pair)
         both = complete(ours - theirs)
         if both.empty:
-            sentences.append(f"Runs {here} and {there} are not both recorded yet.")
+            sentences.append(f"Runs {here} and {there} are not both recorded.")
             continue
         row = paired_differences(records, [pair]).iloc[-1].to_dict()  # the mean over G
         at = ", ".join(map(str, both.columns))

@@ -59,7 +59,7 @@ def run(
         code = code_version()  # of what is being run, whatever is committed meanwhile
         dataset = load(settings.data, root)
         module = fit(settings, dataset, folder, device=device, devices=devices, progress=progress)
-        last = module.history[-1]
+        last = module.outcome
         row = {
             "run": settings.id,
             **asdict(settings),

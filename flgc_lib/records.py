@@ -57,7 +57,7 @@ EPOCH_COLUMNS = (
     "seconds",
 )
 OF_LAST_EPOCH = tuple(c for c in RUN_COLUMNS if c in EPOCH_COLUMNS and c not in ("run", "seconds"))
-"""What a run's row takes from its last epoch as it is."""
+"""What a run's row takes from its last epoch as it is, but for what post-hoc copies change after it."""
 KINDS: dict[str, type] = {  # all other columns are float
     **{f.name: type(f.default) for f in fields(Settings)},
     **dict.fromkeys(("run", "fingerprint", "code", "torch", "processor"), str),

@@ -186,6 +186,7 @@ class Classifier(lightning.LightningModule):
         self.model = settings.network().to(memory_format=torch.channels_last)
         self.layers = learned_layers(self.model)
         self.history: list[dict[str, float]] = []
+        self._with_copies: dict[str, float] = {}
         self.assignments: dict[str, list[Tensor]] = {}
         self._record_assignments(epoch=0)
 
@@ -321,14 +322,19 @@ class Classifier(lightning.LightningModule):
         self.assignments = checkpoint["flgc"]["assignments"]
 
     def copy_post_hoc(self, top_k: int, score: Score) -> None:
-        """Makes the rule's copies in the trained network, and tests and measures the last epoch again."""
+        """Makes the rule's copies in the trained network, then tests and measures it once more, for `outcome`."""
         for layer in self.layers.values():
             layer.duplicate_top_k, layer.score = top_k, score
         self.trainer.validate(self, verbose=False)
         for values in self.assignments.values():
             values.pop()
         self._record_assignments(self.settings.epochs)
-        self.history[-1].update(self._test_statistics(), **self._group_statistics())
+        self._with_copies = self._test_statistics() | self._group_statistics()
+
+    @property
+    def outcome(self) -> dict[str, float]:
+        """The last epoch's row of `history`, but for what post-hoc copies changed after it."""
+        return self.history[-1] | self._with_copies
 
     def _test_statistics(self) -> dict[str, float]:
         """Mean loss and accuracy of the last test."""

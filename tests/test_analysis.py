@@ -114,7 +114,7 @@ def test_answer_has_three_sentences_with_numbers():
         "At G = 2, 4 accuracy is 65.50, 63.50 % with the rule (flgc-dup) and 65.00, 62.00 % without it (flgc): "
         "a difference of +1.00 [+0.50, +1.50] points on average, not judged: 2 seeds, 5 are needed."
     )
-    assert second.endswith("with as many random ones (flgc-randdup) are not both recorded yet.")
+    assert second.endswith("with as many random ones (flgc-randdup) are not both recorded.")
     assert "a difference of -1.00 [-1.00, -1.00] points" in third
     one = answer(records(rows({"flgc": {0: 0.5}, "random": {0: 0.4}}))).splitlines()[2]
     assert one == (

@@ -341,7 +341,11 @@ def test_committed_runs_have_all_their_epochs(runs):
         own = epochs[epochs["run"] == row["run"]].sort_values("epoch")
         assert own["epoch"].tolist() == list(range(1, row["epochs"] + 1)), row["run"]
         last = own.iloc[-1].to_dict()
-        assert {name: row[name] for name in OF_LAST_EPOCH} == {name: last[name] for name in OF_LAST_EPOCH}, row["run"]
+        same = set(OF_LAST_EPOCH)
+        if row["copy_time"] == "post-hoc":
+            same -= {"test_accuracy", "test_loss", "copies"}
+            assert last["copies"] == 0 < row["copies"], row["run"]
+        assert {name: row[name] for name in same} == {name: last[name] for name in same}, row["run"]
         assert row["seconds"] == pytest.approx(own["seconds"].sum())
 
 
