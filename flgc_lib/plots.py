@@ -98,7 +98,7 @@ def draw_rule_choices(numbers: pd.DataFrame, canvas: Canvas) -> None:
         column[1].set_xlabel("k of the rule")
     panels[0, 0].set_ylabel("test accuracy (%)")
     panels[1, 0].set_ylabel("copies, all layers")
-    panels[0, -1].legend(frameon=False, fontsize="small")
+    panels[1, 0].legend(frameon=False, fontsize="small", loc="upper left")  # fewer groups, fewer copies: room
 
 
 def draw_ways_to_learn(numbers: pd.DataFrame, canvas: Canvas) -> None:
