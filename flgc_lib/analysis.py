@@ -131,9 +131,7 @@ def accuracy_by_groups(records: Records) -> pd.DataFrame:
 
 
 def paired_differences(records: Records, pairs: Iterable[Pair] = PAIRS) -> pd.DataFrame:
-    """Difference in test accuracy, in percentage points, over the seeds that both methods of a pair have.
-
-    The same seed gives both methods the same images in the same order, so what a seed does to both cancels.
+    """Difference in test accuracy, in percentage points, over the seeds that both methods of a pair have; see `paired`.
 
     Args:
         records: of an experiment.
@@ -146,8 +144,8 @@ def paired_differences(records: Records, pairs: Iterable[Pair] = PAIRS) -> pd.Da
     """
     rows = []
     for method, baseline in pairs:
-        differences = by_seed(records, method) - by_seed(records, baseline)
-        for groups, values in (*differences.items(), ("mean", complete(differences).mean(axis="columns"))):
+        differences = paired(records, method, baseline).diff(axis="columns")[method].unstack()  # seeds × G
+        for groups, values in (*differences.items(), ("mean", differences.dropna().mean(axis="columns"))):
             found = values.dropna()
             if len(found):
                 low, high = interval(found.to_numpy())
@@ -167,15 +165,19 @@ def paired_differences(records: Records, pairs: Iterable[Pair] = PAIRS) -> pd.Da
     return pd.DataFrame(rows)
 
 
-def by_seed(records: Records, method: Method) -> pd.DataFrame:
-    """Test accuracy in %, seeds × G, missing where it was not run."""
-    runs = records.runs[records.runs["method"] == method]
-    return 100 * runs.pivot(index="seed", columns="groups", values="test_accuracy").astype(float)
+def paired(records: Records, method: Method, baseline: Method) -> pd.DataFrame:
+    """Test accuracies of two methods, in %, for each seed and G that both were run with on one kind of processor.
 
+    The same seed gives both methods the same images in the same order, and what that does to both alike cancels. Kinds
+    of processors round differently, which training amplifies, so runs of two kinds make no pair.
 
-def complete(differences: pd.DataFrame) -> pd.DataFrame:
-    """Of differences, seeds × G: all G that both methods have, and the seeds that have them all."""
-    return differences.dropna(axis="columns", how="all").dropna()
+    Returns:
+        Indexed by seed and groups, with the columns `baseline` and `method`.
+    """
+    runs = records.runs.astype({"test_accuracy": float})
+    theirs, ours = (runs[runs["method"] == one] for one in (baseline, method))
+    both = theirs.merge(ours, on=["seed", "groups", "processor"]).set_index(["seed", "groups"]).sort_index()
+    return 100 * both[["test_accuracy_x", "test_accuracy_y"]].set_axis([baseline, method], axis="columns")
 
 
 def verdict(low: float, high: float, seeds: int) -> str:
@@ -191,23 +193,24 @@ def answer(records: Records) -> str:
     """The paper's question and its two controls, answered from the records in a sentence each."""
     words = {
         PAIRS[0]: ("with the rule (flgc-dup)", "without it (flgc)"),
-        PAIRS[1]: ("with the rule's copies (flgc-dup)", "with as many random ones (flgc-randdup)"),
+        PAIRS[1]: ("with the rule's copies (flgc-dup)", "with about as many random ones (flgc-randdup)"),
         PAIRS[2]: ("with learned groups (flgc)", "with random ones (random)"),
     }
     sentences = []
     for pair, (here, there) in words.items():
-        ours, theirs = (by_seed(records, method) for method in pair)
-        both = complete(ours - theirs)
-        if both.empty:
+        both = paired(records, *pair)
+        seeds = both[pair[0]].unstack().dropna().index  # those with all G
+        if seeds.empty:
             sentences.append(f"Runs {here} and {there} are not both recorded.")
             continue
         row = paired_differences(records, [pair]).iloc[-1].to_dict()  # the mean over G
-        at = ", ".join(map(str, both.columns))
-        first, second = (", ".join(f"{a:.2f}" for a in one.reindex_like(both).mean()) for one in (ours, theirs))
+        means = both.loc[seeds].groupby("groups").mean()
+        at = ", ".join(map(str, means.index))
+        first, second = (", ".join(f"{a:.2f}" for a in means[method]) for method in pair)
         bracket = f" [{row['low']:+.2f}, {row['high']:+.2f}]" if row["seeds"] > 1 else ""
         sentences.append(
             f"At G = {at} accuracy is {first} % {here} and {second} % {there}: a difference of "
-            f"{row['difference']:+.2f}{bracket} points{' on average' * (len(both.columns) > 1)}, "
+            f"{row['difference']:+.2f}{bracket} points{' on average' * (len(means) > 1)}, "
             f"{verdict(row['low'], row['high'], row['seeds'])}."
         )
     return "\n".join(sentences)

@@ -16,6 +16,7 @@ from flgc_lib.analysis import (
     layers,
     moves_by_epoch,
     of_grid,
+    paired,
     paired_differences,
     transitions,
     verdict,
@@ -33,6 +34,7 @@ ACCURACIES = {  # by method: seed -> accuracy at G = 4
 def rows(accuracies, groups=4, **columns):
     """Rows of `runs.csv` with the columns that the tables of accuracy read."""
     base = {"macs": 2_000_000, "parameters": 500, "copies": 3, "channels_moved": 0.5, "data": "tiny", "epochs": 2}
+    base["processor"] = "one"
     return pd.DataFrame(
         [
             {"run": f"{method}-{groups}-{seed}", "method": method, "groups": groups, "seed": seed} | base | columns
@@ -87,6 +89,14 @@ def test_without_a_common_seed_there_is_no_difference():
     assert paired_differences(records(pd.DataFrame(columns=list(RUN_COLUMNS)))).empty
 
 
+def test_runs_on_two_kinds_of_processors_make_no_pair():
+    other = rows({"flgc": {0: 0.60, 1: 0.64}}, processor="other")
+    runs = pd.concat([other, rows({"flgc-dup": {0: 0.61, 1: 0.65}})])
+    runs.loc[(runs["seed"] == 1), "processor"] = "one"
+    assert paired_differences(records(runs))[["groups", "seeds"]].values.tolist() == [["4", 1], ["mean", 1]]
+    assert paired(records(runs), "flgc-dup", "flgc").values.tolist() == [[pytest.approx(64), pytest.approx(65)]]
+
+
 def test_interval_of_three_values_is_their_range_and_of_one_the_value():
     assert interval(np.array([1.0, 5.0, 2.0])) == (1, 5)  # three times the smallest: 1/27 > 2.5 %
     assert interval(np.array([7.0])) == (7, 7)
@@ -114,7 +124,7 @@ def test_answer_has_three_sentences_with_numbers():
         "At G = 2, 4 accuracy is 65.50, 63.50 % with the rule (flgc-dup) and 65.00, 62.00 % without it (flgc): "
         "a difference of +1.00 [+0.50, +1.50] points on average, not judged: 2 seeds, 5 are needed."
     )
-    assert second.endswith("with as many random ones (flgc-randdup) are not both recorded.")
+    assert second.endswith("with about as many random ones (flgc-randdup) are not both recorded.")
     assert "a difference of -1.00 [-1.00, -1.00] points" in third
     one = answer(records(rows({"flgc": {0: 0.5}, "random": {0: 0.4}}))).splitlines()[2]
     assert one == (
