@@ -61,9 +61,12 @@ class Records:
         """Data, epochs, runs and seeds that a table was computed from, as every caption names them."""
         methods = set(numbers["method"]) | set(numbers.get("baseline", ()))
         runs = self.runs[self.runs["method"].isin(methods)]
-        seeds = runs["seed"].nunique()
-        spread = f"{seeds} seeds" if seeds > 1 else "one seed"
-        if seeds > 1 and "seeds" in numbers:
+        seeds = numbers["seeds"] if "baseline" in numbers else [runs["seed"].nunique()]
+        fewest, most = min(seeds), max(seeds)
+        spread = f"{most} seeds" if most > 1 else "one seed"
+        if fewest < most:
+            spread = f"{fewest} to {most} seeds a pair"
+        if most > 1 and "seeds" in numbers:
             spread += "; bars: 95 % bootstrap interval over seeds"
         epochs = " or ".join(map(str, sorted(runs["epochs"].unique())))
         return f"{runs['data'].iloc[0]}, {epochs} epochs, {len(runs)} run{'s' * (len(runs) > 1)}, {spread}"

@@ -151,6 +151,11 @@ def test_description_names_the_runs_that_the_table_is_of():
     )
     random = pd.DataFrame({"method": ["random"]})
     assert everything.describe(random) == "tiny, 2 epochs, 2 runs, 2 seeds"
+    differences = paired_differences(everything)
+    pairs = "tiny, 2 epochs, 8 runs, {}; bars: 95 % bootstrap interval over seeds"
+    assert everything.describe(differences) == pairs.format("2 seeds")
+    differences.loc[0, "seeds"] = 1
+    assert everything.describe(differences) == pairs.format("1 to 2 seeds a pair")
     assert records(rows({"flgc": {0: 0.5}})).describe(pd.DataFrame({"method": ["flgc"]})) == (
         "tiny, 2 epochs, 1 run, one seed"
     )
