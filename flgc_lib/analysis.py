@@ -58,7 +58,7 @@ class Records:
         return read_groups(self.folder, run) if path.exists() else {}
 
     def describe(self, numbers: pd.DataFrame) -> str:
-        """Data, epochs, runs and seeds that a table was computed from, as every caption names them."""
+        """Data, epochs, runs, processors and seeds that a table was computed from, as every caption names them."""
         methods = set(numbers["method"]) | set(numbers.get("baseline", ()))
         runs = self.runs[self.runs["method"].isin(methods)]
         seeds = numbers["seeds"] if "baseline" in numbers else [runs["seed"].nunique()]
@@ -69,7 +69,10 @@ class Records:
         if most > 1 and "seeds" in numbers:
             spread += "; bars: 95 % bootstrap interval over seeds"
         epochs = " or ".join(map(str, sorted(runs["epochs"].unique())))
-        return f"{runs['data'].iloc[0]}, {epochs} epochs, {len(runs)} run{'s' * (len(runs) > 1)}, {spread}"
+        count = f"{len(runs)} run{'s' * (len(runs) > 1)}"
+        if (kinds := runs["processor"].nunique()) > 1:
+            count += f" on {kinds} kinds of processor"
+        return f"{runs['data'].iloc[0]}, {epochs} epochs, {count}, {spread}"
 
 
 def of_grid(name: Grid, folder: Path) -> Records:
@@ -147,7 +150,7 @@ def paired_differences(records: Records, pairs: Iterable[Pair] = PAIRS) -> pd.Da
     """
     rows = []
     for method, baseline in pairs:
-        differences = paired(records, method, baseline).diff(axis="columns")[method].unstack()  # seeds × G
+        differences = paired(records, method, baseline)["difference"].unstack()  # seeds × G
         for groups, values in (*differences.items(), ("mean", differences.dropna().mean(axis="columns"))):
             found = values.dropna()
             if len(found):
@@ -175,12 +178,13 @@ def paired(records: Records, method: Method, baseline: Method) -> pd.DataFrame:
     of processors round differently, which training amplifies, so runs of two kinds make no pair.
 
     Returns:
-        Indexed by seed and groups, with the columns `baseline` and `method`.
+        Indexed by seed and groups, with the columns `baseline`, `method` and "difference", method − baseline.
     """
     runs = records.runs.astype({"test_accuracy": float})
     theirs, ours = (runs[runs["method"] == one] for one in (baseline, method))
     both = theirs.merge(ours, on=["seed", "groups", "processor"]).set_index(["seed", "groups"]).sort_index()
-    return 100 * both[["test_accuracy_x", "test_accuracy_y"]].set_axis([baseline, method], axis="columns")
+    both = 100 * both[["test_accuracy_x", "test_accuracy_y"]].set_axis([baseline, method], axis="columns")
+    return both.assign(difference=both[method] - both[baseline])
 
 
 def verdict(low: float, high: float, seeds: int) -> str:

@@ -94,7 +94,12 @@ def test_runs_on_two_kinds_of_processors_make_no_pair():
     runs = pd.concat([other, rows({"flgc-dup": {0: 0.61, 1: 0.65}})])
     runs.loc[(runs["seed"] == 1), "processor"] = "one"
     assert paired_differences(records(runs))[["groups", "seeds"]].values.tolist() == [["4", 1], ["mean", 1]]
-    assert paired(records(runs), "flgc-dup", "flgc").values.tolist() == [[pytest.approx(64), pytest.approx(65)]]
+    table = paired(records(runs), "flgc-dup", "flgc")
+    assert table.columns.tolist() == ["flgc", "flgc-dup", "difference"]
+    assert table.values.tolist() == [pytest.approx([64, 65, 1])]
+    assert records(runs).describe(pd.DataFrame({"method": ["flgc"]})) == (
+        "tiny, 2 epochs, 2 runs on 2 kinds of processor, 2 seeds"
+    )
 
 
 def test_interval_of_three_values_is_their_range_and_of_one_the_value():
