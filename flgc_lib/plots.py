@@ -44,7 +44,7 @@ def draw_accuracy_by_groups(numbers: pd.DataFrame, canvas: Canvas) -> None:
             _errorbar(axes, apart, "groups", "accuracy", label=method, **STYLES[method])
     _group_axis(axes, numbers["groups"][numbers["method"] != "dense"])
     axes.set_ylabel("test accuracy after the last epoch (%)")
-    axes.legend(frameon=False, fontsize="small")
+    axes.legend(frameon=False, fontsize="small", bbox_to_anchor=(1, 1), loc="upper left")
 
 
 def draw_accuracy_by_macs(numbers: pd.DataFrame, canvas: Canvas) -> None:
