@@ -44,7 +44,7 @@ def draw_accuracy_by_groups(numbers: pd.DataFrame, canvas: Canvas) -> None:
             _errorbar(axes, apart, "groups", "accuracy", label=method, **STYLES[method])
     _group_axis(axes, numbers["groups"][numbers["method"] != "dense"])
     axes.set_ylabel("test accuracy after the last epoch (%)")
-    axes.legend(frameon=False, fontsize="small", bbox_to_anchor=(1, 1), loc="upper left")
+    _legend_beside(axes)
 
 
 def draw_accuracy_by_macs(numbers: pd.DataFrame, canvas: Canvas) -> None:
@@ -143,7 +143,7 @@ def draw_moves_by_epoch(numbers: pd.DataFrame, canvas: Canvas) -> None:
         axes.yaxis.set_major_formatter("{x:g}")
         axes.set_ylim(0, 100)
         axes.xaxis.get_major_locator().set_params(integer=True)
-    panels[1].legend(frameon=False, fontsize="small", bbox_to_anchor=(1, 1), loc="upper left")
+    _legend_beside(panels[1])
 
 
 def draw_group_sizes(numbers: pd.DataFrame, canvas: Canvas) -> None:
@@ -169,13 +169,17 @@ def draw_group_sizes(numbers: pd.DataFrame, canvas: Canvas) -> None:
         axes.set_xlabel("number of groups G")
         axes.set_title(f"{kind} of a group", fontsize="small")
     panels[0].set_ylabel("size over the equal size (no unit)")
-    panels[1].legend(frameon=False, fontsize="small", bbox_to_anchor=(1, 1), loc="upper left")
+    _legend_beside(panels[1])
 
 
 def _errorbar(axes: Axes, cells: pd.DataFrame, x: str, y: str, **style: Any) -> None:  # noqa: ANN401
     """Points with their intervals; a single seed has none, and gets no bar."""
     spread = [(cells[y] - cells["low"]).clip(lower=0), (cells["high"] - cells[y]).clip(lower=0)]
     axes.errorbar(cells[x], cells[y], yerr=spread if (cells["seeds"] > 1).any() else None, capsize=3, **style)
+
+
+def _legend_beside(axes: Axes) -> None:
+    axes.legend(frameon=False, fontsize="small", bbox_to_anchor=(1, 1), loc="upper left")
 
 
 def _group_axis(axes: Axes, groups: "pd.Series[int]") -> None:
