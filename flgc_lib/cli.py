@@ -6,11 +6,15 @@ from pathlib import Path
 import tyro
 from tyro.extras import SubcommandApp
 
-from flgc_lib import bench as benchmark
-from flgc_lib import course, deploy, environment, experiments, grids
 from flgc_lib import data as datasets
-from flgc_lib import figures as drawings
-from flgc_lib.training import Device, Settings
+from flgc_lib import environment
+from flgc_lib.bench import measure as benchmark
+from flgc_lib.course import session as course
+from flgc_lib.experiment import checkpoint as deploy
+from flgc_lib.experiment import grids
+from flgc_lib.experiment import sweep as experiments
+from flgc_lib.experiment.training import Device, Settings
+from flgc_lib.figures import manifest as drawings
 
 app = SubcommandApp()
 RESULTS = Path("data/results")

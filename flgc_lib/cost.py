@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from flgc_lib.frozen_layer import FrozenConv2d
+from flgc_lib.frozen.layer import FrozenConv2d
 from flgc_lib.layers import FLGConv2d
 
 

@@ -1,10 +1,9 @@
-"""FLGConv2d, a convolution that learns its groups, and the two controls that copy by another rule.
+"""FLGConv2d, a convolution that learns its groups.
 
 Source: Motohashi and Yamauchi, sections 2-3 and 3; Wang et al. 2019.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -15,7 +14,6 @@ from torch.nn.modules.utils import _pair
 from flgc_lib.grouping import (
     Estimator,
     check_choice,
-    cocluster,
     connection_mask,
     duplicates,
     membership,
@@ -23,13 +21,6 @@ from flgc_lib.grouping import (
 )
 
 Score = Literal["logit", "softmax"]
-Method = Literal["dense", "grouped", "random", "flgc", "flgc-dup", "ring", "flgc-randdup", "cluster", "cluster-dup"]
-COPYING: tuple[Method, ...] = ("flgc-dup", "ring", "flgc-randdup", "cluster-dup")
-"""The methods in which channels can be in several groups."""
-CLUSTERED: tuple[Method, ...] = ("cluster", "cluster-dup")
-"""Those that find their groups in a soft start."""
-ConvLayer = Callable[[int, int, int, int, int], nn.Module]
-"""conv_layer(in_channels, out_channels, kernel_size, stride, padding) -> a convolution without bias."""
 
 
 class _MaskedWeight(torch.autograd.Function):
@@ -213,158 +204,3 @@ class FLGConv2d(nn.Module):
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, groups={self.groups}, "
             f"stride={self.stride}, padding={self.padding}, bias={self.bias is not None}{copies}"
         )
-
-
-class RandomCopiesConv2d(FLGConv2d):
-    """Control for the rule: as many copies into each group as the rule would make, of channels drawn at random.
-
-    If it does as well as the rule, then it does not matter which feature maps are copied. Every group draws its
-    copies in the order of a fixed random priority, so that they change only as far as the groups do.
-
-    Attributes:
-        priority: shape (C, G); of the channels outside group g, those with the largest priority are copied.
-    """
-
-    priority: Tensor
-
-    def reset_parameters(self) -> None:
-        """As FLGC, and draws the priorities without advancing the generator that the next layer draws from."""
-        super().reset_parameters()
-        with torch.random.fork_rng(devices=[]):
-            generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-        self.register_buffer("priority", torch.rand(self.input_logits.shape, generator=generator))
-
-    def _copies(self, members: Tensor, top_k: int) -> Tensor:
-        wanted = super()._copies(members, top_k).sum(dim=0)  # (G,)
-        order = self.priority.masked_fill(members, -1).argsort(dim=0, descending=True)  # (C, G), best first
-        rank = order.argsort(dim=0)  # (C, G)
-        return rank < wanted
-
-
-class RingConv2d(FLGConv2d):
-    """Control for learning: fixed contiguous groups that overlap their neighbour.
-
-    Group g also takes the first channels after its own, as many as the rule would copy into it at FLGC's random
-    start, as far as there are so many: a static overlap at the same cost.
-
-    Attributes:
-        overlap: BoolTensor (C, G), the copies.
-    """
-
-    overlap: Tensor
-
-    def reset_parameters(self) -> None:
-        """Draws as FLGC, counts the rule's copies, then fixes contiguous groups; S and T get no gradient."""
-        super().reset_parameters()
-        C, N, G = self.in_channels, self.out_channels, self.groups
-        with torch.no_grad():
-            wanted = torch.zeros(G)
-            if self.duplicate_top_k is not None:
-                wanted = super()._copies(membership(self.input_logits), self.duplicate_top_k).sum(dim=0)  # (G,)
-            for logits, rows in ((self.input_logits, C), (self.filter_logits, N)):
-                logits.copy_(F.one_hot(torch.arange(rows) * G // rows, G))
-                logits.requires_grad_(False)
-        last = membership(self.input_logits).int().cumsum(dim=0).argmax(dim=0)  # (G,): last channel of each group
-        distance = (torch.arange(C)[:, None] - last) % C  # (C, G): how far channel c lies behind group g
-        self.register_buffer("overlap", (distance >= 1) & (distance <= wanted))
-
-    def _copies(self, members: Tensor, top_k: int) -> Tensor:
-        return self.overlap & ~members
-
-
-class ClusteredConv2d(FLGConv2d):
-    """Groups that keep what the weights have made important, instead of following the gradient of S and T.
-
-    The groups have equal sizes and are random at first. While a soft start lets all weights train, `regroup` puts
-    together the channels and filters with large weights between them; when the groups close they stay.
-
-    Attributes:
-        importance: shape (C, G), of channel c for the filters of group g when last regrouped: the root mean square of
-            its weights there, each the norm of a kernel. It is what the duplication rule compares.
-    """
-
-    importance: Tensor
-
-    def reset_parameters(self) -> None:
-        """Draws as FLGC, then deals channels and filters out in the order of what was drawn; no gradient to S and T."""
-        super().reset_parameters()
-        with torch.no_grad():
-            for logits in (self.input_logits, self.filter_logits):
-                rank = logits[:, 0].argsort().argsort()
-                logits.copy_(F.one_hot(rank * self.groups // len(rank), self.groups))
-                logits.requires_grad_(False)
-        self.register_buffer("importance", torch.zeros_like(self.input_logits))
-
-    @torch.no_grad()
-    def regroup(self) -> None:
-        """Assigns channels and filters by today's weights."""
-        with torch.autocast(self.weight.device.type, enabled=False):  # which would round the importance
-            importance = self.weight.square().sum(dim=(2, 3))  # (N, C)
-            inputs, filters = cocluster(importance, membership(self.input_logits), membership(self.filter_logits))
-            self.input_logits.copy_(inputs)
-            self.filter_logits.copy_(filters)
-            self.importance.copy_((importance.T @ filters.to(importance.dtype) / filters.sum(dim=0)).sqrt())
-
-    def _scores(self) -> Tensor:
-        return self.importance
-
-
-def dense_conv(in_channels: int, out_channels: int, kernel_size: int, stride: int, padding: int) -> nn.Module:
-    """An ordinary convolution without bias, the default `conv_layer`."""
-    return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=False)
-
-
-_KINDS: dict[str, type[FLGConv2d]] = {
-    "ring": RingConv2d,
-    "flgc-randdup": RandomCopiesConv2d,
-    "cluster": ClusteredConv2d,
-    "cluster-dup": ClusteredConv2d,
-}
-
-
-def method_layer(method: Method, groups: int = 1, *, top_k: int = 3, score: Score = "logit") -> ConvLayer:
-    """The `conv_layer` of a method of the experiment.
-
-    Args:
-        method: "dense"; "grouped", fixed contiguous groups; "random", FLGC with S and T frozen at their random start;
-            "flgc"; "flgc-dup", FLGC with the rule; "ring" and "flgc-randdup", the controls above; "cluster", groups
-            from the weights, and "cluster-dup", the same with the rule.
-        groups: G.
-        top_k: k of the rule.
-        score: what the rule compares.
-
-    Raises:
-        ValueError: for an unknown method, and from the returned function for groups that do not fit the channels.
-    """
-    check_choice("method", method, Method)
-    if method == "dense":
-        return dense_conv
-    if groups < 1:
-        raise ValueError(f"groups={groups} must be at least 1")
-
-    def grouped_conv(in_channels: int, out_channels: int, kernel_size: int, stride: int, padding: int) -> nn.Module:
-        for channels, name in ((in_channels, "in_channels"), (out_channels, "out_channels")):
-            if channels % groups:
-                raise ValueError(
-                    f"groups={groups} must divide {name}={channels} for fixed groups of equal size; "
-                    "method='flgc' takes any number of groups"
-                )
-        return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
-
-    def learned_conv(in_channels: int, out_channels: int, kernel_size: int, stride: int, padding: int) -> nn.Module:
-        layer = _KINDS.get(method, FLGConv2d)(
-            in_channels,
-            out_channels,
-            kernel_size,
-            groups,
-            stride=stride,
-            padding=padding,
-            duplicate_top_k=top_k if method in COPYING else None,
-            score=score,
-        )
-        if method == "random":
-            layer.input_logits.requires_grad_(False)
-            layer.filter_logits.requires_grad_(False)
-        return layer
-
-    return grouped_conv if method == "grouped" else learned_conv

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from flgc_lib.grouping import check_choice
-from flgc_lib.layers import ConvLayer, FLGConv2d, Method, Score, dense_conv, method_layer
+from flgc_lib.layers import FLGConv2d, Score
+from flgc_lib.methods import ConvLayer, Method, dense_conv, method_layer
 
 Stem = Literal["paper", "cifar", "imagenet"]
 Where = Literal["block", "3x3", "1x1", "all"]

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from flgc_lib import data
-from flgc_lib.records import read_epochs, read_groups, read_runs
-from flgc_lib.training import Settings
+from flgc_lib.experiment.records import read_epochs, read_groups, read_runs
+from flgc_lib.experiment.training import Settings
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flgc_lib import analysis
-from flgc_lib.analysis import (
+from flgc_lib.experiment import analysis
+from flgc_lib.experiment.analysis import (
     Records,
     accuracy_by_groups,
     answer,
@@ -21,8 +21,8 @@ from flgc_lib.analysis import (
     transitions,
     verdict,
 )
-from flgc_lib.records import RUN_COLUMNS, write_record
-from flgc_lib.training import Settings, fit
+from flgc_lib.experiment.records import RUN_COLUMNS, write_record
+from flgc_lib.experiment.training import Settings, fit
 
 ACCURACIES = {  # by method: seed -> accuracy at G = 4
     "flgc": {0: 0.60, 1: 0.64, 2: 0.50},

@@ -8,14 +8,14 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from flgc_lib import bench as bench_module
-from flgc_lib import bench_report
-from flgc_lib.bench import BenchSettings, bench
-from flgc_lib.candidates import BASELINE, with_groups_of
-from flgc_lib.figures import write_tables
+from flgc_lib.bench import measure as bench_module
+from flgc_lib.bench import report as bench_report
+from flgc_lib.bench.candidates import BASELINE, with_groups_of
+from flgc_lib.bench.measure import BenchSettings, bench
+from flgc_lib.figures.manifest import write_tables
+from flgc_lib.frozen.autotune import medians
 from flgc_lib.layers import FLGConv2d
 from flgc_lib.resnet import resnet
-from flgc_lib.tune import medians
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def small_network(monkeypatch):
         return resnet((1, 1, 1, 1), width=0.5, **settings)
 
     monkeypatch.setattr(bench_module, "resnet50", small)
-    monkeypatch.setattr("flgc_lib.candidates.resnet50", small)
+    monkeypatch.setattr("flgc_lib.bench.candidates.resnet50", small)
 
 
 def test_records_and_replaces(small_network, tmp_path, capsys):
@@ -72,7 +72,7 @@ def test_takes_over_recorded_groups(tmp_path, monkeypatch):
         "0.channel_group": torch.tensor([[0, 0, 0, 0], [1, 0, 1, 0]]).numpy(),
         "0.filter_group": torch.tensor([[0, 0, 0], [1, 1, 0]]).numpy(),
     }
-    monkeypatch.setattr("flgc_lib.candidates.read_groups", lambda results, run: recorded)
+    monkeypatch.setattr("flgc_lib.bench.candidates.read_groups", lambda results, run: recorded)
     model = with_groups_of(nn.Sequential(layer), tmp_path, "a-run")
     assert model[0].input_membership().int().argmax(1).tolist() == [1, 0, 1, 0]
     assert model[0].filter_membership().int().argmax(1).tolist() == [1, 1, 0]

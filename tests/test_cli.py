@@ -4,9 +4,10 @@ import sys
 
 import pytest
 
-from flgc_lib import cli, experiments
-from flgc_lib.grids import grid
-from flgc_lib.records import read_runs, write_record
+from flgc_lib import cli
+from flgc_lib.experiment import sweep as experiments
+from flgc_lib.experiment.grids import grid
+from flgc_lib.experiment.records import read_runs, write_record
 
 TINY = "--depths 1 --width 0.0625 --groups 2 --epochs 2 --batch 16 --precision fp32 --device cpu --threads 1"
 

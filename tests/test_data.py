@@ -20,8 +20,7 @@ from PIL import Image
 from torch.nn import functional as F
 from torchvision.datasets import CIFAR10
 
-from flgc_lib import sources
-from flgc_lib.data import MEAN, STD, Batches, Dataset, load, prepare, synthetic
+from flgc_lib.data import MEAN, STD, Batches, Dataset, load, prepare, sources, synthetic
 
 CLASSES = ("ant", "bee", "cat")
 TENSORS = ("train_images", "train_labels", "test_images", "test_labels")

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from flgc_lib.data import synthetic
-from flgc_lib.deploy import freeze_checkpoint
+from flgc_lib.experiment.checkpoint import freeze_checkpoint
+from flgc_lib.experiment.training import Classifier, Settings
 from flgc_lib.frozen import load
-from flgc_lib.training import Classifier, Settings
 
 
 def test_freezes_a_checkpoint(tmp_path):

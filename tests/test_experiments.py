@@ -9,13 +9,13 @@ from typing import get_args
 import pytest
 import torch
 
-from flgc_lib import experiments
 from flgc_lib.cost import count
 from flgc_lib.data import load
-from flgc_lib.experiments import rerun, run, sweep
-from flgc_lib.grids import Grid, grid
-from flgc_lib.records import OF_LAST_EPOCH, read_epochs, read_groups, read_runs
-from flgc_lib.training import Classifier, fit
+from flgc_lib.experiment import sweep as experiments
+from flgc_lib.experiment.grids import Grid, grid
+from flgc_lib.experiment.records import OF_LAST_EPOCH, read_epochs, read_groups, read_runs
+from flgc_lib.experiment.sweep import rerun, run, sweep
+from flgc_lib.experiment.training import Classifier, fit
 
 
 @pytest.fixture
@@ -253,8 +253,8 @@ def _fresh(root, tmp_path):
 CHILD = """
 import os, signal
 from pathlib import Path
-from flgc_lib.experiments import sweep
-from flgc_lib.training import Classifier, Settings
+from flgc_lib.experiment.sweep import sweep
+from flgc_lib.experiment.training import Classifier, Settings
 
 settings = {settings}
 victim = settings[1].id

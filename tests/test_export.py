@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from flgc_lib.export import export, export_onnx
 from flgc_lib.frozen import freeze
-from flgc_lib.frozen_layer import frozen_convolutions
+from flgc_lib.frozen.export import export, export_onnx
+from flgc_lib.frozen.layer import frozen_convolutions
 from flgc_lib.resnet import resnet
 
 EXAMPLE = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -7,10 +7,21 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from flgc_lib import analysis, figures
-from flgc_lib.analysis import accuracy_by_groups, copies_by_layer, group_sizes, interval, of_grid
-from flgc_lib.figures import DRAWINGS, MANIFEST, STYLES, caption_of, check, regenerate, worked_example, write_tables
-from flgc_lib.plots import (
+from flgc_lib.experiment import analysis
+from flgc_lib.experiment.analysis import accuracy_by_groups, copies_by_layer, group_sizes, interval, of_grid
+from flgc_lib.experiment.records import read_runs, write_record
+from flgc_lib.experiment.training import Classifier, Settings
+from flgc_lib.figures import manifest as figures
+from flgc_lib.figures.manifest import (
+    DRAWINGS,
+    MANIFEST,
+    caption_of,
+    check,
+    regenerate,
+    worked_example,
+    write_tables,
+)
+from flgc_lib.figures.plots import (
     draw_accuracy_by_groups,
     draw_copies_by_layer,
     draw_group_sizes,
@@ -18,8 +29,8 @@ from flgc_lib.plots import (
     draw_rule_choices,
     draw_ways_to_learn,
 )
-from flgc_lib.records import read_runs, write_record
-from flgc_lib.training import Classifier, Method, Settings
+from flgc_lib.figures.styles import STYLES
+from flgc_lib.methods import Method
 
 REPOSITORY = Path(__file__).parents[1]
 ACCURACIES = {  # by (method, groups), one for each seed
@@ -204,7 +215,7 @@ def test_ways_to_learn_are_named_with_their_costs():
 
 def test_every_method_has_a_style_of_its_own():
     assert set(STYLES) == set(Method.__args__)
-    looks = {(tuple(style["color"]), style["linestyle"], style.get("marker")) for style in STYLES.values()}
+    looks = {(style["color"], style["linestyle"], style.get("marker")) for style in STYLES.values()}
     assert len(looks) == len(STYLES)
     assert len({(style["linestyle"], style.get("marker")) for style in STYLES.values()}) == len(STYLES)  # in grey
 

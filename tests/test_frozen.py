@@ -11,11 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from flgc_lib import forms
-from flgc_lib.convert import from_convolution
 from flgc_lib.cost import count
-from flgc_lib.frozen import freeze, load, save
-from flgc_lib.frozen_layer import FrozenConv2d, frozen_convolutions
+from flgc_lib.frozen import forms, freeze, load, save
+from flgc_lib.frozen.convert import from_convolution
+from flgc_lib.frozen.layer import FrozenConv2d, frozen_convolutions
 from flgc_lib.layers import FLGConv2d
 from flgc_lib.resnet import embed, resnet
 

@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from flgc_lib.grouping import connection_mask, membership, straight_through
-from flgc_lib.layers import ClusteredConv2d, FLGConv2d, RandomCopiesConv2d, RingConv2d, method_layer
+from flgc_lib.layers import FLGConv2d
+from flgc_lib.methods import ClusteredConv2d, DrawnConv2d, RandomCopiesConv2d, RingConv2d, method_layer
 
 C, N = 12, 10  # neither is a multiple of 5 or 8
 
@@ -516,7 +517,7 @@ def test_in_a_soft_start_weights_outside_count_in_part(learns):
 @pytest.mark.parametrize(
     ("method", "cls", "top_k", "learns"),
     [
-        ("random", FLGConv2d, None, False),
+        ("random", DrawnConv2d, None, False),
         ("flgc", FLGConv2d, None, True),
         ("flgc-dup", FLGConv2d, 2, True),
         ("flgc-randdup", RandomCopiesConv2d, 2, True),

@@ -15,8 +15,8 @@ import pytest
 from nbformat import v4
 from nbval.plugin import get_sanitize_patterns
 
-from flgc_lib import course
-from flgc_lib.lessons import PAPER, lessons_on
+from flgc_lib.course import session as course
+from flgc_lib.course.lessons import PAPER, lessons_on
 
 FOLDER = Path("notebooks")
 LESSONS = course.COURSE
@@ -103,7 +103,7 @@ def frame_is_the_courses(notebook, lesson):
     problems = []
     for cell, tag in ((notebook.cells[0], "header"), (notebook.cells[-1], "footer")):
         if tags(cell) != [tag] or cell.source != frame[tag]:
-            problems.append(f"the {tag} is not what flgc_lib.lessons says: execute the notebook")
+            problems.append(f"the {tag} is not what flgc_lib.course.lessons says: execute the notebook")
     if notebook.cells[1].source != START.replace("NN", lesson.number):
         problems.append("the second cell is not the course's start")
     return problems

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from flgc_lib import experiments, records
-from flgc_lib.records import (
+from flgc_lib.experiment import records
+from flgc_lib.experiment import sweep as experiments
+from flgc_lib.experiment.records import (
     OF_LAST_EPOCH,
     RUN_COLUMNS,
     SETTINGS,
@@ -25,7 +26,7 @@ from flgc_lib.records import (
     settings_of,
     write_record,
 )
-from flgc_lib.training import Classifier, learned_layers
+from flgc_lib.experiment.training import Classifier, learned_layers
 
 REPOSITORY = Path(__file__).parents[1]
 COMMITTED = REPOSITORY / "data" / "results"
@@ -297,7 +298,8 @@ def test_nothing_is_added_to_a_broken_file(tiny, record, results):
 def test_code_version_is_the_last_commit_of_the_library(tmp_path, monkeypatch):
     package = tmp_path / "flgc_lib"
     package.mkdir()
-    module = package / "records.py"
+    module = package / "experiment" / "records.py"
+    module.parent.mkdir()
     monkeypatch.setattr(records, "__file__", str(module))
 
     def git(*arguments):

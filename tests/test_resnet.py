@@ -8,7 +8,8 @@ import torch
 import torchvision
 from torch import nn
 
-from flgc_lib.layers import FLGConv2d, RandomCopiesConv2d, RingConv2d, method_layer
+from flgc_lib.layers import FLGConv2d
+from flgc_lib.methods import DrawnConv2d, RandomCopiesConv2d, RingConv2d, method_layer
 from flgc_lib.resnet import BasicBlock, Bottleneck, ResNet, embed, resnet, resnet50
 
 METHODS = ("dense", "grouped", "random", "flgc", "flgc-dup", "ring", "flgc-randdup")
@@ -112,7 +113,7 @@ def test_every_method_learns_on_every_stem(method, stem):
 @pytest.mark.parametrize(
     ("method", "cls", "trainable", "top_k"),
     [
-        ("random", FLGConv2d, False, None),
+        ("random", DrawnConv2d, False, None),
         ("flgc", FLGConv2d, True, None),
         ("flgc-dup", FLGConv2d, True, 2),
         ("flgc-randdup", RandomCopiesConv2d, True, 2),

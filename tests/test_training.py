@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from flgc_lib import training
 from flgc_lib.data import synthetic
-from flgc_lib.training import Classifier, Settings, fit, learned_layers, parameter_groups
+from flgc_lib.experiment import training
+from flgc_lib.experiment.training import Classifier, Settings, fit, learned_layers, parameter_groups
 
 
 def finish(settings, dataset, folder, **options):

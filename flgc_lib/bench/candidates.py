@@ -1,0 +1,152 @@
+"""What `flgc bench` compares: dense networks as people run them, masks and groups as PyTorch runs them, frozen ones."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse as fold_norms
+from torch.nn import functional as F
+
+from flgc_lib.experiment.records import read_groups
+from flgc_lib.frozen import freeze
+from flgc_lib.frozen.export import export_onnx
+from flgc_lib.frozen.layer import frozen_convolutions
+from flgc_lib.layers import FLGConv2d
+from flgc_lib.methods import Method
+from flgc_lib.resnet import Stem, resnet50
+
+BASELINE = "dense eager"
+
+
+@dataclass
+class Candidate:
+    """Something to time.
+
+    Attributes:
+        name: what it is called in the records.
+        groups: G, 1 for dense.
+        assignment: where the groups come from: "", "contiguous", "random" or the id of a run.
+        counted: the network whose multiply-accumulates it computes.
+        make: builds what is run.
+        run: after `prepare`, computes the batch once.
+    """
+
+    name: str
+    groups: int
+    assignment: str
+    counted: nn.Module
+    make: Callable[[], Callable[[], object]]
+    run: Callable[[], object] = field(init=False, repr=False)
+
+    def prepare(self) -> bool:
+        """Builds and runs the candidate once; False, with a word why, if it is not available here."""
+        try:
+            self.run = self.make()
+            self.run()
+        except Exception as error:  # a missing package, a missing compiler: the other candidates go on
+            print(f"{self.name} is left out: {type(error).__name__}: {str(error).splitlines()[0]}")
+            return False
+        return True
+
+
+def build(
+    stem: Stem, groups: tuple[int, ...], x: Tensor, results: Path, trained_run: str | None
+) -> Iterator[Candidate]:
+    """All candidates for a batch `x`, the baseline first.
+
+    Networks are drawn at random, each from the same seed: time depends on shapes and groups, not on weights.
+    """
+    dense = _network(stem, "dense")
+    for name, make in (
+        (BASELINE, _eager),
+        ("dense channels_last", _channels_last),
+        ("dense torch.compile", _compiled),
+        ("dense onnxruntime", _in_onnxruntime),
+        ("dense frozen", _frozen),
+    ):
+        yield Candidate(name, 1, "", dense, partial(make, dense, x))
+    for g in groups:
+        grouped = _network(stem, "grouped", g)
+        random = _network(stem, "flgc", g)
+        copies = _network(stem, "flgc-dup", g)
+        depthwise = _network(stem, "flgc", g, depthwise=True)
+        for name, network, make in (
+            ("flgc masked", random, _masked),
+            ("flgc frozen, PyTorch", random, _frozen_without_kernel),
+            ("flgc onnxruntime", random, _in_onnxruntime),
+            ("flgc frozen", random, _frozen),
+            ("flgc-dup frozen", copies, _frozen),
+            ("depthwise frozen", depthwise, _frozen),
+            ("grouped eager", grouped, _eager),
+            ("grouped onnxruntime", grouped, _in_onnxruntime),
+            ("grouped frozen", grouped, _frozen),
+        ):
+            assignment = "contiguous" if network is grouped else "random"
+            yield Candidate(name, g, assignment, network, partial(make, network, x))
+        if trained_run is not None and f"-g{g}-" in trained_run:
+            trained = with_groups_of(_network(stem, "flgc", g), results, trained_run)
+            yield Candidate("trained frozen", g, trained_run, trained, partial(_frozen, trained, x))
+
+
+@torch.no_grad()
+def with_groups_of(model: nn.Module, results: Path, run: str) -> nn.Module:
+    """Gives a network the groups that a recorded run ended with; layers that it did not learn keep theirs.
+
+    Copies are part of the record for some layers only, and are left out.
+    """
+    recorded = read_groups(results, run)
+    for name, layer in model.named_modules():
+        if isinstance(layer, FLGConv2d) and f"{name}.channel_group" in recorded:
+            for logits, kind in ((layer.input_logits, "channel_group"), (layer.filter_logits, "filter_group")):
+                last = torch.from_numpy(recorded[f"{name}.{kind}"][-1]).long()
+                logits.copy_(F.one_hot(last, layer.groups))
+    return model
+
+
+def _network(stem: Stem, method: Method, groups: int = 1, *, depthwise: bool = False) -> nn.Module:
+    torch.manual_seed(0)
+    return resnet50(stem=stem, method=method, groups=groups, where="all", depthwise=depthwise).eval()
+
+
+def _eager(model: nn.Module, x: Tensor) -> Callable[[], object]:
+    return partial(fold_norms(model), x)
+
+
+def _channels_last(model: nn.Module, x: Tensor) -> Callable[[], object]:
+    return partial(fold_norms(model).to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last))
+
+
+def _compiled(model: nn.Module, x: Tensor) -> Callable[[], object]:
+    return partial(torch.compile(fold_norms(model)), x)
+
+
+def _masked(model: nn.Module, x: Tensor) -> Callable[[], object]:
+    return partial(model, x)
+
+
+def _frozen(model: nn.Module, x: Tensor) -> Callable[[], object]:
+    return partial(freeze(model, x), x)
+
+
+def _frozen_without_kernel(model: nn.Module, x: Tensor) -> Callable[[], object]:
+    """Every layer as one grouped convolution on padded groups: what PyTorch's own operations offer."""
+    frozen = freeze(model)
+    for _, layer in frozen_convolutions(frozen):
+        layer.use("equal")
+    return partial(frozen, x)
+
+
+def _in_onnxruntime(model: nn.Module, x: Tensor) -> Callable[[], object]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.onnx"
+        export_onnx(freeze(model), x, path)
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return partial(session.run, None, {"input": x.numpy()})

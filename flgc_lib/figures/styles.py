@@ -1,0 +1,21 @@
+"""How everything is drawn: one look for each method, for each group, and for series that are neither.
+
+Colour, line and marker always differ together, so that the figures read in grey and for the colour-blind.
+"""
+
+from typing import Any
+
+import seaborn as sns
+
+from flgc_lib.methods import METHODS
+
+STYLES: dict[str, dict[str, Any]] = {name: facts.style for name, facts in METHODS.items()}
+"""Keyword arguments of matplotlib for each method: the same in every figure."""
+COLOURS = sns.color_palette("colorblind")
+MARKERS = "osD^vP*X"
+LINES = ("-", "--", "-.", ":")
+
+
+def group_colour(group: int) -> tuple[float, float, float]:
+    """Colour of a group, the same in all pictures; they repeat after ten."""
+    return COLOURS[group % len(COLOURS)]

@@ -1,0 +1,161 @@
+"""Finding the fastest exact form of every layer by timing, on the machine and for the input at hand."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from flgc_lib.frozen.forms import Form
+from flgc_lib.frozen.layer import FrozenConv2d, frozen_convolutions
+
+Layers = Sequence[tuple[str, FrozenConv2d]]
+
+REPETITIONS = 7
+LEAST_REPETITIONS = 3
+PATIENCE = 2.0
+"""Seconds after which no more than the least repetitions are made."""
+SHORTEST = 2e-4
+"""Seconds that one timing should at least take: shorter calls are repeated within it."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What the candidates for one layer, or for the whole network, took."""
+
+    name: str
+    chosen: str
+    milliseconds: dict[str, float]
+
+
+def medians(candidates: Mapping[str, Callable[[], object]], repetitions: int = REPETITIONS) -> dict[str, float]:
+    """Seconds that each candidate takes: the median of alternating runs, so that a busy moment hits all alike."""
+    calls = {}
+    for name, run in candidates.items():
+        run()
+        start = time.perf_counter()
+        run()
+        calls[name] = max(1, int(SHORTEST / (time.perf_counter() - start)))
+    samples: dict[str, list[float]] = {name: [] for name in candidates}
+    begin = time.perf_counter()
+    for repetition in range(repetitions):
+        if repetition >= LEAST_REPETITIONS and time.perf_counter() - begin > PATIENCE:
+            break
+        for name, run in candidates.items():
+            start = time.perf_counter()
+            for _ in range(calls[name]):
+                run()
+            samples[name].append((time.perf_counter() - start) / calls[name])
+    return {name: statistics.median(times) for name, times in samples.items()}
+
+
+@torch.no_grad()
+def tune(network: nn.Module, example: Tensor) -> tuple[int | None, list[Timing]]:
+    """Sets every frozen layer of `network` to its fastest form for what it is given when `example` comes in.
+
+    The choices are then tried together, because forms side by side may do worse than each alone (the kernel's threads
+    and PyTorch's wait for each other). They compete with the form that is likely to be the fastest in every layer, and
+    with all masks burnt into dense convolutions: the network is never slower than its dense form.
+
+    Args:
+        network: a frozen network.
+        example: a batch like those to come.
+
+    Returns:
+        How many images of a batch should go through the network together, None for all of them; and the timings, one
+        for that number ("batch"), one a layer, and one of all choices together ("network").
+    """
+    layers = frozen_convolutions(network)
+    images, timings = _images_at_once(network, example)
+    for name, inputs in _inputs_of(layers, network, example[:images]):
+        layer = network.get_submodule(name)
+        assert isinstance(layer, FrozenConv2d)
+        seconds = medians({form: partial(_run_layer, layer, form, inputs) for form in layer.available_forms()})
+        layer.use(min(layer.available_forms(), key=seconds.__getitem__))
+        timings.append(Timing(name, layer.form, _in_milliseconds(seconds)))
+    forms: dict[str, dict[str, Form]] = {
+        "fastest forms": {name: layer.form for name, layer in layers},
+        "likely forms": {name: layer.available_forms()[0] for name, layer in layers},
+        "dense forms": {name: layer.available_forms()[-1] for name, layer in layers},
+    }
+    at_once = {choice: None if choice == "dense forms" else images for choice in forms}
+    seconds = medians(
+        {choice: partial(_run_network, network, layers, forms[choice], example, at_once[choice]) for choice in forms}
+    )
+    best = min(seconds, key=seconds.__getitem__)
+    timings.append(Timing("network", best, _in_milliseconds(seconds)))
+    for name, layer in layers:
+        layer.use(forms[best][name]).forget()
+    return at_once[best], timings
+
+
+def _run_layer(layer: FrozenConv2d, form: Form, inputs: tuple[Tensor, ...]) -> None:
+    layer.use(form)(*inputs)
+
+
+def _run_network(
+    network: nn.Module, layers: Layers, forms: dict[str, Form], example: Tensor, images: int | None
+) -> None:
+    for name, layer in layers:
+        layer.use(forms[name])
+    in_parts(network, example, images)
+
+
+def _images_at_once(network: nn.Module, example: Tensor) -> tuple[int | None, list[Timing]]:
+    """A few images' maps stay in the cache from layer to layer, those of a large batch do not."""
+    whole = network(example)
+    threads = torch.get_num_threads()
+    sizes = [n for n in sorted({1, threads, 4 * threads}) if n < len(example)]
+    if not isinstance(whole, Tensor):
+        return None, []
+    sizes = [n for n in sizes if torch.allclose(in_parts(network, example, n), whole, rtol=1e-3, atol=1e-4)]
+    if not sizes:  # one image, or a network in which a batch is more than its images
+        return None, []
+    candidates = {f"{n} images": partial(in_parts, network, example, n) for n in sizes}
+    candidates["all images"] = partial(in_parts, network, example, None)
+    seconds = medians(candidates)
+    best = min(seconds, key=seconds.__getitem__)
+    chosen = None if best == "all images" else int(best.split()[0])
+    return chosen, [Timing("batch", best, _in_milliseconds(seconds))]
+
+
+def in_parts(network: nn.Module, x: Tensor, images: int | None) -> Tensor:
+    """The network's results, `images` of the batch at a time; None for all."""
+    if images is None or len(x) <= images:
+        return network(x)
+    return torch.cat([network(part) for part in x.split(images)])
+
+
+def table(timings: Iterable[Timing]) -> str:
+    """The timings as text, one layer a line."""
+    lines = [f"{'layer':32} {'chosen':14} milliseconds"]
+    for timing in timings:
+        others = "  ".join(f"{name} {value:.3f}" for name, value in sorted(timing.milliseconds.items(), key=_second))
+        lines.append(f"{timing.name:32} {timing.chosen:14} {others}")
+    return "\n".join(lines)
+
+
+def _second(pair: tuple[str, float]) -> float:
+    return pair[1]
+
+
+def _in_milliseconds(seconds: dict[str, float]) -> dict[str, float]:
+    return {name: value * 1e3 for name, value in seconds.items()}
+
+
+def _inputs_of(layers: Layers, network: nn.Module, example: Tensor) -> list[tuple[str, tuple[Tensor, ...]]]:
+    seen: dict[str, tuple[Tensor, ...]] = {}
+
+    def remember(name: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen[name] = inputs
+
+    handles = [layer.register_forward_pre_hook(partial(remember, name)) for name, layer in layers]
+    try:
+        network(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return list(seen.items())

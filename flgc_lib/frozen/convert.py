@@ -1,0 +1,138 @@
+"""From trained convolutions to frozen ones: dropping the mask, folding batch norm, carrying the channel order.
+
+Source: Wang et al. 2019, section 3.4: filters and channels are re-ordered after training so that groups lie together.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from flgc_lib.frozen.layer import FrozenConv2d, LayerPlan
+from flgc_lib.layers import FLGConv2d
+
+
+def is_convertible(module: nn.Module) -> bool:
+    """Whether `from_convolution` can freeze the module: learned groups, or a plain zero-padded `nn.Conv2d`."""
+    if isinstance(module, FLGConv2d):
+        return True
+    return type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str)
+
+
+@torch.no_grad()
+def from_convolution(conv: nn.Module, norm: nn.BatchNorm2d | None = None, *, relu: bool = False) -> FrozenConv2d:
+    """Freezes a convolution, with the batch norm behind it folded into weight and bias.
+
+    Args:
+        conv: an `FLGConv2d`, or an `nn.Conv2d` for which `is_convertible` holds.
+        norm: the norm that reads the convolution and nothing else, with running statistics.
+        relu: whether a ReLU follows, behind the residual if the layer is given one.
+
+    Returns:
+        The frozen layer, on the convolution's device and of its type.
+    """
+    assert isinstance(conv, FLGConv2d | nn.Conv2d)
+    members = _members(conv)
+    scale, shift = _affine(conv, norm)
+    parts, inputs, outputs = [], [], []
+    for channels, filters in members:
+        weight = conv.weight[filters]
+        if isinstance(conv, FLGConv2d):
+            weight = weight[:, channels]
+        parts.append((weight.double() * scale[filters, None, None, None]).flatten())
+        inputs.append(channels)
+        outputs.append(filters)
+    order = torch.cat(outputs)
+    frozen_numbers = sum(p.numel() for p in parts) + conv.out_channels
+    trained_numbers = sum(p.numel() for p in parts) + (0 if conv.bias is None else conv.out_channels)
+    if norm is not None:
+        trained_numbers += sum(p.numel() for p in norm.parameters())
+    layer = FrozenConv2d(
+        LayerPlan(
+            conv.in_channels,
+            conv.out_channels,
+            kernel_size=_two(conv.kernel_size),
+            stride=_two(conv.stride),
+            padding=_two(conv.padding),
+            dilation=_two(conv.dilation),
+            group_inputs=tuple(len(channels) for channels in inputs),
+            group_filters=tuple(len(filters) for filters in outputs),
+            relu=relu,
+            folded=trained_numbers - frozen_numbers,
+        )
+    ).to(conv.weight)
+    layer.weight.copy_(torch.cat(parts))
+    layer.bias.copy_(shift[order])
+    layer.inputs.copy_(torch.cat(inputs))
+    layer.outputs.copy_(order)
+    return layer
+
+
+def _members(conv: nn.Conv2d | FLGConv2d) -> list[tuple[Tensor, Tensor]]:
+    """(input channels, filters) of every group that has filters, as sorted indices."""
+    device = conv.weight.device
+    if isinstance(conv, FLGConv2d):
+        A, B = conv.input_membership(), conv.filter_membership()  # (C, G), (N, G)
+        return [(a.nonzero().flatten(), b.nonzero().flatten()) for a, b in zip(A.T, B.T, strict=True) if b.any()]
+    channels = torch.arange(conv.in_channels, device=device).chunk(conv.groups)
+    filters = torch.arange(conv.out_channels, device=device).chunk(conv.groups)
+    return list(zip(channels, filters, strict=True))
+
+
+def _affine(conv: nn.Conv2d | FLGConv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor]:
+    """Scale and shift, (N,) each in float64, that bias and norm do to what the weights compute."""
+    scale = conv.weight.new_ones(conv.out_channels, dtype=torch.float64)
+    shift = torch.zeros_like(scale) if conv.bias is None else conv.bias.double()
+    if norm is None:
+        return scale, shift
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight.double()
+    shift = (shift - norm.running_mean.double()) * scale
+    if norm.bias is not None:
+        shift = shift + norm.bias.double()
+    return scale, shift
+
+
+def _two(value: tuple[int, ...] | str) -> tuple[int, int]:
+    first, second = (int(v) for v in value)
+    return first, second
+
+
+@torch.no_grad()
+def release_order(layer: FrozenConv2d) -> Tensor:
+    """Lets the layer write its filters group by group, so that nothing has to be put back in order.
+
+    Returns:
+        position: int32 (N,), where each canonical output channel now lies; its readers need it for `read_order`.
+    """
+    position = layer.outputs.argsort().to(torch.int32)
+    layer.outputs.copy_(torch.arange(len(position)))
+    layer.forget()
+    return position
+
+
+@torch.no_grad()
+def read_order(layer: FrozenConv2d, position: Tensor) -> None:
+    """Makes the layer read canonical channel c at position[c].
+
+    The channels of a group are sorted by where they now lie, and groups of one channel among each other: what the
+    layer before wrote side by side is then read as one slice wherever the groups allow.
+    """
+    plan = layer.plan
+    groups = []
+    filters = zip(layer.bias.split(plan.group_filters), layer.outputs.split(plan.group_filters), strict=True)
+    channels = position[layer.inputs.long()].split(plan.group_inputs)
+    for inputs, weight, (bias, outputs) in zip(channels, layer.group_weights(), filters, strict=True):
+        order = inputs.argsort()
+        groups.append((inputs[order], weight[:, order], bias, outputs))
+    if set(plan.group_inputs) == {1}:  # depthwise
+        groups.sort(key=lambda group: int(group[0]))
+    layer.plan = replace(plan, group_filters=tuple(len(bias) for _, _, bias, _ in groups))
+    layer.inputs.copy_(torch.cat([group[0] for group in groups]))
+    layer.weight.copy_(torch.cat([group[1].flatten() for group in groups]))
+    layer.bias.copy_(torch.cat([group[2] for group in groups]))
+    layer.outputs.copy_(torch.cat([group[3] for group in groups]))
+    layer.forget()

@@ -1,0 +1,1 @@
+"""The indirect convolution, compiled by Numba: `indirect` plans, `loops` walk, `microkernel` multiplies."""
