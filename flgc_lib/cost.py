@@ -43,6 +43,10 @@ def count(model: nn.Module, input_size: tuple[int, int, int]) -> Cost:
 
     Raises:
         ValueError: if `input_size` is not three positive numbers.
+
+    Example:
+        >>> count(nn.Conv2d(4, 8, 3, padding=1, groups=2), (4, 10, 10))  # 8 filters of 2 · 9 weights, 100 positions
+        Cost(parameters=152, macs=14400)
     """
     if len(input_size) != 3 or min(input_size) < 1:
         raise ValueError(f"input_size={input_size} must be (channels, height, width), for example (3, 32, 32)")

@@ -54,6 +54,13 @@ class FLGConv2d(nn.Module):
 
     Raises:
         ValueError: for groups outside 1 … min(C, N), top_k below 1, an unknown score or estimator.
+
+    Example:
+        >>> layer = FLGConv2d(64, 32, 3, groups=8, padding=1, duplicate_top_k=3)
+        >>> layer(torch.zeros(1, 64, 5, 5)).shape
+        torch.Size([1, 32, 5, 5])
+        >>> layer.connection_mask().shape, layer.filter_membership().sum().item()
+        (torch.Size([32, 64]), 32)
     """
 
     def __init__(

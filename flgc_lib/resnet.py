@@ -158,7 +158,15 @@ def resnet50(
     top_k: int = 3,
     score: Score = "logit",
 ) -> ResNet:
-    """ResNet-50, the network of the paper's section 4: `resnet` with 3-4-6-3 blocks; same arguments."""
+    """ResNet-50, the network of the paper's section 4: `resnet` with 3-4-6-3 blocks; same arguments.
+
+    Example:
+        >>> network = resnet50(method="flgc-dup", groups=8, width=1 / 4)
+        >>> network(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
+        >>> network.layer1[0].conv2
+        FLGConv2d(16, 16, kernel_size=(3, 3), groups=8, stride=(1, 1), padding=(1, 1), bias=False, duplicate_top_k=3)
+    """
     return resnet(
         (3, 4, 6, 3),
         num_classes,
@@ -184,7 +192,7 @@ def embed(
     """Replaces ordinary convolutions of any model, torchvision's or timm's, by `FLGConv2d`.
 
     Weights are taken over, multiplied by √G because a filter now sums over C/G channels instead of C; with one group
-    the model computes what it did before.
+    the model computes what it did before. Hooks stay where they were. S and T are drawn from torch's generator.
 
     Args:
         model: any module; it is copied, not changed.
@@ -199,6 +207,14 @@ def embed(
 
     Raises:
         ValueError: if `where` picks a convolution that FLGC cannot replace, or nothing was replaced.
+
+    Example:
+        >>> embed(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 1)), groups=2)
+        Sequential(
+          (0): Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))
+          (1): ReLU()
+          (2): FLGConv2d(8, 6, kernel_size=(1, 1), groups=2, stride=(1, 1), padding=(0, 0), bias=True)
+        )
     """
     model = copy.deepcopy(model)
     convolutions = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Conv2d)]
@@ -230,8 +246,8 @@ def embed(
 
 
 def _is_ordinary(conv: nn.Conv2d) -> bool:
-    """Whether the convolution does nothing that FLGC's does not."""
-    plain = type(conv) is nn.Conv2d and conv.groups == 1
+    """Whether the convolution does nothing that FLGC's does not; weight norm, for one, computes its weight anew."""
+    plain = type(conv) is nn.Conv2d and conv.groups == 1 and isinstance(conv.weight, nn.Parameter)
     return plain and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
 
 
