@@ -16,8 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from flgc_lib.bench import candidates
-from flgc_lib.bench import report as bench_report
+from flgc_lib.bench import candidates, report
 from flgc_lib.bench.candidates import Candidate
 from flgc_lib.cost import count
 from flgc_lib.experiment.records import code_version, processor_name
@@ -81,16 +80,10 @@ def bench(settings: BenchSettings) -> pd.DataFrame:
             for threads in settings.threads:
                 with _threads(threads) as number:
                     frame = _measure(settings, stem, batch, number)
-                print(f"\n{stem}, batch {batch}, {number} threads\n{summary(frame)}")
-                _store(frame, settings.results)
+                print(f"\n{stem}, {report.load(batch, number)}\n{report.summary(frame)}")
+                report.store(frame, settings.results)
                 frames.append(frame)
     return pd.concat(frames, ignore_index=True)
-
-
-def summary(frame: pd.DataFrame) -> str:
-    """The table of one combination, the fastest last."""
-    columns = ["candidate", "groups", "mmacs", "milliseconds", "quartile_1", "quartile_3", "times_faster"]
-    return frame.sort_values("milliseconds", ascending=False)[columns].to_string(index=False, float_format="%.2f")
 
 
 @torch.no_grad()
@@ -166,13 +159,3 @@ def _versions() -> dict[str, str]:
         except ImportError:
             found[package] = ""
     return found | {"code": code_version()}
-
-
-def _store(frame: pd.DataFrame, results: Path) -> None:
-    same = ["stem", "batch", "threads", "candidate", "groups", "processor"]
-    old = bench_report.read(results)
-    if not old.empty:
-        replaced = pd.MultiIndex.from_frame(old[same]).isin(pd.MultiIndex.from_frame(frame[same]))
-        frame = pd.concat([old[~replaced], frame], ignore_index=True)
-    results.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(results / "bench.csv", index=False, float_format="%.4f")
