@@ -94,7 +94,7 @@ def test_tables_and_figure_come_from_the_records(small_network, tmp_path):
             batches=(1,),
             threads=(1,),
             repetitions=1,
-            only=("grouped",),
+            only=("grouped frozen",),
             results=tmp_path,
         )
     )
@@ -103,7 +103,7 @@ def test_tables_and_figure_come_from_the_records(small_network, tmp_path):
     assert filled(document, tmp_path / "none") == document.read_text(encoding="utf-8")
     text = filled(document, tmp_path)
     assert text.startswith("before")
-    assert text.endswith("after\n", encoding="utf-8")
+    assert text.endswith("after\n")
     assert "old" not in text
     assert text.count("| grouped frozen |") == 2
     canvas = Figure(layout="constrained")

@@ -96,38 +96,41 @@ def _measure(settings: BenchSettings, stem: Stem, batch: int, threads: int) -> p
         wanted = not settings.only or candidate.name == candidates.BASELINE or candidate.name.startswith(settings.only)
         if wanted and candidate.prepare():
             chosen.append(candidate)
-    samples: dict[int, list[float]] = {i: [] for i in range(len(chosen))}
-    for _ in range(settings.repetitions):
+    milliseconds = _alternate(chosen, settings.repetitions)
+    quartiles = np.percentile(milliseconds, [25, 50, 75], axis=0).T  # (candidates, 3)
+    rows = [
+        {
+            "stem": stem,
+            "size": size,
+            "batch": batch,
+            "threads": threads,
+            "candidate": candidate.name,
+            "groups": candidate.groups,
+            "assignment": candidate.assignment,
+            "nominal_mmacs": dense_macs / candidate.groups / 1e6,
+            "mmacs": count(candidate.counted, (3, size, size)).macs / 1e6,
+            "milliseconds": median,
+            "quartile_1": first,
+            "quartile_3": third,
+            "times_faster": quartiles[0, 1] / median,
+            "repetitions": settings.repetitions,
+        }
+        for candidate, (first, median, third) in zip(chosen, quartiles, strict=True)
+    ]
+    return pd.DataFrame(rows).assign(**_versions())
+
+
+def _alternate(chosen: list[Candidate], repetitions: int) -> np.ndarray:
+    """Milliseconds of every candidate in every round, (repetitions, candidates)."""
+    milliseconds = np.empty((repetitions, len(chosen)))
+    for row in milliseconds:
         for i, candidate in enumerate(chosen):
             time.sleep(SETTLE)
             candidate.run()  # so that in the caches is what it needs itself
             start = time.perf_counter()
             candidate.run()
-            samples[i].append((time.perf_counter() - start) * 1e3)
-    rows = []
-    baseline = float(np.median(samples[0]))
-    for i, candidate in enumerate(chosen):
-        first, median, third = np.percentile(samples[i], [25, 50, 75])
-        macs = count(candidate.counted, (3, size, size)).macs
-        rows.append(
-            {
-                "stem": stem,
-                "size": size,
-                "batch": batch,
-                "threads": threads,
-                "candidate": candidate.name,
-                "groups": candidate.groups,
-                "assignment": candidate.assignment,
-                "nominal_mmacs": dense_macs / candidate.groups / 1e6,
-                "mmacs": macs / 1e6,
-                "milliseconds": median,
-                "quartile_1": first,
-                "quartile_3": third,
-                "times_faster": baseline / median,
-                "repetitions": settings.repetitions,
-            }
-        )
-    return pd.DataFrame(rows).assign(**_versions())
+            row[i] = (time.perf_counter() - start) * 1e3
+    return milliseconds
 
 
 @contextmanager
