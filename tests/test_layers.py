@@ -1,4 +1,4 @@
-"""FLGConv2d against the sum over groups of ordinary convolutions, and the controls against what they control for."""
+"""FLGConv2d against the sum over groups of ordinary convolutions."""
 
 from itertools import product
 
@@ -8,9 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from flgc_lib.figures import worked_example
-from flgc_lib.grouping import connection_mask, membership, straight_through
+from flgc_lib.grouping import straight_through
 from flgc_lib.layers import FLGConv2d
-from flgc_lib.methods import ClusteredConv2d, DrawnConv2d, RandomCopiesConv2d, RingConv2d, method_layer
+from flgc_lib.methods import RandomCopiesConv2d, RingConv2d
 
 C, N = 12, 10  # neither is a multiple of 5 or 8
 
@@ -356,140 +356,12 @@ def test_logits_are_standard_normal():
     assert not torch.equal(layer.input_logits, layer.filter_logits)
 
 
-# The controls
-
-
-def built(cls, seed, channels=24, filters=16, groups=8, **options):
-    """A layer from a seed, and the global generator's state after it."""
-    torch.manual_seed(seed)
-    return cls(channels, filters, 1, groups, **({"duplicate_top_k": 3} | options)), torch.get_rng_state()
-
-
-def rule_copies(layer):
-    """The copies of FLGConv2d: what the rule asks for."""
-    return layer.input_membership() & ~membership(layer.input_logits)
-
-
-@pytest.mark.parametrize("score", ["logit", "softmax"])
-def test_random_copies_are_as_many_as_the_rules_and_never_members(score):
-    differ = 0
-    for seed in range(20):
-        rule, state = built(FLGConv2d, seed, score=score)
-        control, control_state = built(RandomCopiesConv2d, seed, score=score)
-        assert torch.equal(state, control_state), "the next layer draws what it would have drawn"
-        for name in ("weight", "input_logits", "filter_logits"):
-            assert torch.equal(getattr(rule, name), getattr(control, name)), name
-        members = membership(control.input_logits)
-        copies = control._copies(members, 3)
-        assert not (copies & members).any()
-        assert torch.equal(copies.sum(dim=0), rule_copies(rule).sum(dim=0))
-        assert torch.equal(control.input_membership(), members | copies)
-        assert torch.equal(control.input_membership(), control.input_membership()), "the draw is fixed"
-        differ += not torch.equal(copies, rule_copies(rule))
-    assert differ > 10
-
-
-def test_every_foreign_channel_is_as_likely_to_be_the_random_copy():
-    draws, drawn = 400, torch.zeros(8, 2)
-    for seed in range(draws):
-        control, _ = built(RandomCopiesConv2d, seed, channels=8, filters=4, groups=2)
-        control.input_logits.data.copy_(worked_example.S)
-        drawn += control.input_membership() & ~membership(worked_example.S)
-    assert not drawn[:, 0].any(), "the rule copies nothing into group 0"
-    assert not drawn[4:, 1].any()
-    assert drawn[:, 1].sum() == draws, "and one channel into group 1"
-    spread = (0.25 * 0.75 * draws) ** 0.5
-    assert ((drawn[:4, 1] - draws / 4).abs() < 4 * spread).all(), drawn[:4, 1]
-
-
-def test_random_copies_survive_a_state_dict():
-    control, _ = built(RandomCopiesConv2d, 0)
-    other, _ = built(RandomCopiesConv2d, 1)
-    assert not torch.equal(other.priority, control.priority)
-    other.load_state_dict(control.state_dict())
-    assert torch.equal(other.input_membership(), control.input_membership())
-
-
-@pytest.mark.parametrize(("channels", "filters", "groups"), [(24, 16, 8), (20, 13, 6)])
-def test_ring_groups_are_contiguous_and_overlap_by_the_rules_counts(channels, filters, groups):
-    wrapped = 0
-    for seed in range(20):
-        rule, state = built(FLGConv2d, seed, channels, filters, groups)
-        ring, ring_state = built(RingConv2d, seed, channels, filters, groups)
-        assert torch.equal(state, ring_state)
-        assert torch.equal(rule.weight, ring.weight)
-        wanted = rule_copies(rule).sum(dim=0)
-
-        own = membership(ring.input_logits)
-        for owner in (own.int().argmax(dim=1), ring.filter_membership().int().argmax(dim=1)):
-            sizes = owner.bincount(minlength=groups)
-            assert torch.equal(owner, owner.sort().values), "contiguous"
-            assert sizes.max() - sizes.min() <= 1
-
-        expected = own.clone()
-        for g in range(groups):
-            last = int(own[:, g].nonzero().max())
-            for step in range(1, int(wanted[g]) + 1):
-                expected[(last + step) % channels, g] = True
-        assert torch.equal(ring.input_membership(), expected)
-        assert torch.equal(expected.sum(dim=0) - own.sum(dim=0), wanted), "as many copies as the rule's"
-        wrapped += int(wanted[-1])
-    assert wrapped > 0, "the last group's neighbour is the first"
-
-
-def test_ring_is_fixed_and_still_learns_its_weights():
-    ring, _ = built(RingConv2d, 0)
-    ring(batch(torch.float32, channels=24)).square().sum().backward()
-    assert not ring.input_logits.requires_grad
-    assert not ring.filter_logits.requires_grad
-    assert ring.input_logits.grad is ring.filter_logits.grad is None
-    assert torch.equal(ring.weight.grad.ne(0)[:, :, 0, 0], ring.connection_mask().bool())
-
-
 @pytest.mark.parametrize("cls", [RandomCopiesConv2d, RingConv2d])
 def test_controls_equal_their_gathered_convolutions(cls):
     torch.manual_seed(0)
     layer = cls(C, N, 3, 5, padding=1, duplicate_top_k=3).double()
     assert layer.input_membership().sum() > C
     torch.testing.assert_close(layer(batch()), gathered(layer, batch(), layer.weight))
-
-
-# Groups from the weights
-
-
-def clustered(**options):
-    torch.manual_seed(0)
-    return ClusteredConv2d(16, 24, 3, 4, padding=1, **options)
-
-
-def test_clusters_start_equal_and_random_with_the_weights_of_flgc():
-    layer = clustered()
-    for members, size in ((layer.input_membership(), 4), (layer.filter_membership(), 6)):
-        assert members.sum(dim=0).tolist() == [size] * 4
-        assert not torch.equal(members, F.one_hot(torch.arange(4 * size) // size, 4).bool())
-    torch.manual_seed(0)
-    assert torch.equal(layer.weight, FLGConv2d(16, 24, 3, 4).weight)
-    assert not layer.input_logits.requires_grad
-    assert not layer.filter_logits.requires_grad
-
-
-def test_regrouping_follows_the_weights_and_says_what_is_important():
-    layer = clustered(duplicate_top_k=1)
-    assert layer.input_membership().sum() == 16, "before anything is important, nothing is copied"
-    planted = F.one_hot(torch.arange(24) % 4, 4).float() @ F.one_hot(torch.arange(16) % 4, 4).float().T  # (N, C)
-    with torch.no_grad():
-        layer.weight.copy_((planted + 0.01)[:, :, None, None])
-        layer.weight[:, 5] = 2  # a channel that every filter needs
-    for _ in range(5):
-        layer.regroup()
-    members = membership(layer.input_logits)
-    assert torch.equal(connection_mask(members, layer.filter_membership()), planted)
-    for c, g in product(range(16), range(4)):
-        weights = layer.weight[layer.filter_membership()[:, g], c]  # (filters, 3, 3)
-        torch.testing.assert_close(layer.importance[c, g], weights.square().sum(dim=(1, 2)).mean().sqrt())
-    copied = layer.input_membership() & ~members
-    assert copied.sum(dim=1).tolist() == [3 * (c == 5) for c in range(16)]
-    assert clustered(duplicate_top_k=None).input_membership().sum() == 16
 
 
 @pytest.mark.parametrize("learns", [True, False])
@@ -507,49 +379,6 @@ def test_in_a_soft_start_weights_outside_count_in_part(learns):
     torch.testing.assert_close(layer(x), gathered(layer, x, layer.weight))
 
 
-# The layer of a method
-
-
-@pytest.mark.parametrize(
-    ("method", "cls", "top_k", "learns"),
-    [
-        ("random", DrawnConv2d, None, False),
-        ("flgc", FLGConv2d, None, True),
-        ("flgc-dup", FLGConv2d, 2, True),
-        ("flgc-randdup", RandomCopiesConv2d, 2, True),
-        ("ring", RingConv2d, 2, False),
-        ("cluster", ClusteredConv2d, None, False),
-        ("cluster-dup", ClusteredConv2d, 2, False),
-    ],
-)
-def test_learned_methods(method, cls, top_k, learns):
-    layer = method_layer(method, 4, top_k=2, score="softmax")(16, 8, 3, 2, 1)
-    assert type(layer) is cls
-    assert (layer.in_channels, layer.out_channels, layer.groups, layer.score) == (16, 8, 4, "softmax")
-    assert (layer.kernel_size, layer.stride, layer.padding, layer.bias) == ((3, 3), (2, 2), (1, 1), None)
-    assert layer.duplicate_top_k == top_k
-    assert layer.input_logits.requires_grad is layer.filter_logits.requires_grad is learns
-    assert layer.weight.requires_grad
-
-
-@pytest.mark.parametrize(("method", "groups"), [("dense", 1), ("grouped", 4)])
-def test_ordinary_methods(method, groups):
-    layer = method_layer(method, 4)(16, 8, 3, 2, 1)
-    assert type(layer) is nn.Conv2d
-    assert (layer.in_channels, layer.out_channels, layer.groups) == (16, 8, groups)
-    assert (layer.kernel_size, layer.stride, layer.padding, layer.bias) == ((3, 3), (2, 2), (1, 1), None)
-
-
-def test_random_and_learned_groups_start_alike():
-    def start(method):
-        torch.manual_seed(0)
-        return method_layer(method, 4)(16, 8, 3, 1, 1).state_dict()
-
-    for name, value in start("flgc").items():
-        for method in ("random", "flgc-dup", "flgc-randdup"):
-            assert torch.equal(start(method)[name], value), (method, name)
-
-
 # Bad input
 
 
@@ -557,8 +386,6 @@ def test_random_and_learned_groups_start_alike():
 def test_groups_must_be_positive(groups):
     with pytest.raises(ValueError, match=rf"groups={groups} must be at least 1"):
         FLGConv2d(8, 8, 3, groups)
-    with pytest.raises(ValueError, match=rf"groups={groups} must be at least 1"):
-        method_layer("grouped", groups)
 
 
 def test_groups_must_not_exceed_the_channels():
@@ -575,23 +402,11 @@ def test_top_k_must_be_positive(top_k):
         FLGConv2d(8, 8, 3, 2, duplicate_top_k=top_k)
 
 
-def test_unknown_score_estimator_and_method():
+def test_unknown_score_and_estimator():
     with pytest.raises(ValueError, match=r"score='cosine' must be one of logit, softmax"):
         FLGConv2d(8, 8, 3, 2, score="cosine")
     with pytest.raises(ValueError, match=r"estimator='gumbel' must be one of full, masked"):
         FLGConv2d(8, 8, 3, 2, estimator="gumbel")
-    with pytest.raises(
-        ValueError,
-        match=r"method='fglc' must be one of dense, grouped, random, flgc, flgc-dup, ring, flgc-randdup, cluster",
-    ):
-        method_layer("fglc", 2)
-
-
-def test_fixed_groups_must_divide_the_channels():
-    with pytest.raises(ValueError, match=r"groups=3 must divide in_channels=8.*method='flgc' takes any number"):
-        method_layer("grouped", 3)(8, 9, 3, 1, 1)
-    with pytest.raises(ValueError, match=r"groups=3 must divide out_channels=8"):
-        method_layer("grouped", 3)(9, 8, 3, 1, 1)
 
 
 @pytest.mark.parametrize("logits", ["input_logits", "filter_logits"])
