@@ -53,7 +53,7 @@ def medians(candidates: Mapping[str, Callable[[], object]], repetitions: int = R
 
 
 @torch.no_grad()
-def tune(network: nn.Module, example: Tensor) -> tuple[int | None, list[Timing]]:
+def autotune(network: nn.Module, example: Tensor) -> tuple[int | None, list[Timing]]:
     """Sets every frozen layer of `network` to its fastest form for what it is given when `example` comes in.
 
     The choices are then tried together, because forms side by side may do worse than each alone (the kernel's threads

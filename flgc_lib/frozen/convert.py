@@ -3,12 +3,11 @@
 Source: Wang et al. 2019, section 3.4: filters and channels are re-ordered after training so that groups lie together.
 """
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor, nn
 
-from flgc_lib.frozen.layer import FrozenConv2d, LayerPlan
+from flgc_lib.frozen.forms import Group, LayerPlan
+from flgc_lib.frozen.layer import FrozenConv2d
 from flgc_lib.layers import FLGConv2d
 
 
@@ -32,39 +31,28 @@ def from_convolution(conv: nn.Module, norm: nn.BatchNorm2d | None = None, *, rel
         The frozen layer, on the convolution's device and of its type.
     """
     assert isinstance(conv, FLGConv2d | nn.Conv2d)
-    members = _members(conv)
     scale, shift = _affine(conv, norm)
-    parts, inputs, outputs = [], [], []
-    for channels, filters in members:
+    groups = []
+    for channels, filters in _members(conv):
         weight = conv.weight[filters]
         if isinstance(conv, FLGConv2d):
             weight = weight[:, channels]
-        parts.append((weight.double() * scale[filters, None, None, None]).flatten())
-        inputs.append(channels)
-        outputs.append(filters)
-    order = torch.cat(outputs)
-    frozen_numbers = sum(p.numel() for p in parts) + conv.out_channels
-    trained_numbers = sum(p.numel() for p in parts) + (0 if conv.bias is None else conv.out_channels)
-    if norm is not None:
-        trained_numbers += sum(p.numel() for p in norm.parameters())
-    layer = FrozenConv2d(
-        LayerPlan(
-            conv.in_channels,
-            conv.out_channels,
-            kernel_size=_two(conv.kernel_size),
-            stride=_two(conv.stride),
-            padding=_two(conv.padding),
-            dilation=_two(conv.dilation),
-            group_inputs=tuple(len(channels) for channels in inputs),
-            group_filters=tuple(len(filters) for filters in outputs),
-            relu=relu,
-            folded=trained_numbers - frozen_numbers,
-        )
-    ).to(conv.weight)
-    layer.weight.copy_(torch.cat(parts))
-    layer.bias.copy_(shift[order])
-    layer.inputs.copy_(torch.cat(inputs))
-    layer.outputs.copy_(order)
+        groups.append(Group(channels, weight.double() * scale[filters, None, None, None], shift[filters], filters))
+    trained = [*([] if conv.bias is None else [conv.bias]), *([] if norm is None else norm.parameters())]
+    plan = LayerPlan(
+        conv.in_channels,
+        conv.out_channels,
+        kernel_size=_two(conv.kernel_size),
+        stride=_two(conv.stride),
+        padding=_two(conv.padding),
+        dilation=_two(conv.dilation),
+        group_inputs=tuple(len(group.inputs) for group in groups),
+        group_filters=tuple(len(group.outputs) for group in groups),
+        relu=relu,
+        folded=sum(p.numel() for p in trained) - conv.out_channels,
+    )
+    layer = FrozenConv2d(plan).to(conv.weight)
+    layer.fill(groups)
     return layer
 
 
@@ -121,18 +109,11 @@ def read_order(layer: FrozenConv2d, position: Tensor) -> None:
     The channels of a group are sorted by where they now lie, and groups of one channel among each other: what the
     layer before wrote side by side is then read as one slice wherever the groups allow.
     """
-    plan = layer.plan
     groups = []
-    filters = zip(layer.bias.split(plan.group_filters), layer.outputs.split(plan.group_filters), strict=True)
-    channels = position[layer.inputs.long()].split(plan.group_inputs)
-    for inputs, weight, (bias, outputs) in zip(channels, layer.group_weights(), filters, strict=True):
+    for group in layer.groups():
+        inputs = position[group.inputs.long()]
         order = inputs.argsort()
-        groups.append((inputs[order], weight[:, order], bias, outputs))
-    if set(plan.group_inputs) == {1}:  # depthwise
-        groups.sort(key=lambda group: int(group[0]))
-    layer.plan = replace(plan, group_filters=tuple(len(bias) for _, _, bias, _ in groups))
-    layer.inputs.copy_(torch.cat([group[0] for group in groups]))
-    layer.weight.copy_(torch.cat([group[1].flatten() for group in groups]))
-    layer.bias.copy_(torch.cat([group[2] for group in groups]))
-    layer.outputs.copy_(torch.cat([group[3] for group in groups]))
-    layer.forget()
+        groups.append(group._replace(inputs=inputs[order], weight=group.weight[:, order]))
+    if set(layer.plan.group_inputs) == {1}:  # depthwise
+        groups.sort(key=lambda group: int(group.inputs))
+    layer.fill(groups)

@@ -9,145 +9,219 @@ zeros. What it computes is fixed; how is a choice, because the fastest form depe
 | `equal` | groups padded to the same size, one grouped convolution |
 | `matmul` | the same padding, one batched matrix product (1×1 only) |
 | `dense` | the mask burnt into an ordinary convolution: multiplies zeros, but never loses against dense |
-| `indirect` | the kernel of `indirect.py`: reads its channels through the index, computes no zeros (needs Numba) |
+| `indirect` | the kernel of `kernel/`: reads its channels through the index, computes no zeros (needs Numba) |
+
+A form is a function that takes a plan and the groups, derives from them what it needs, and returns what computes.
 
 Source: Wang et al. 2019, section 3.4 (re-ordering after training); Dukhan 2019, arXiv 1907.02129 (indirection).
 """
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-if TYPE_CHECKING:
-    from flgc_lib.frozen.layer import FrozenConv2d
+from flgc_lib.frozen.window import Window
 
 try:
-    from flgc_lib.frozen.kernel.indirect import IndirectConvolution, Taps
+    from flgc_lib.frozen.kernel.indirect import IndirectConvolution
 except ImportError:  # no Numba: everything else works without it
     IndirectConvolution = None  # type: ignore[assignment, misc]
 
 Form = Literal["loop", "equal", "matmul", "dense", "indirect"]
 
-
-def _loop(layer: "FrozenConv2d", x: Tensor) -> Tensor:
-    prepared = layer._prepared.get("loop")
-    if prepared is None:
-        indices = [_slice_or_index(part) for part in layer.inputs.split(layer.plan.group_inputs)]
-        biases = layer.bias.split(layer.plan.group_filters)
-        groups = list(zip(indices, layer.group_weights(), biases, strict=True))
-        prepared = layer._prepared["loop"] = (groups, _inverse(layer.outputs))
-    groups, inverse = prepared
-    parts = []
-    for index, weight, bias in groups:
-        if weight.shape[1] == 0:  # nobody feeds these filters
-            size = layer.output_size(*x.shape[2:])
-            parts.append(bias[:, None, None].expand(x.shape[0], -1, *size))
-            continue
-        part = x[:, index] if isinstance(index, slice) else x.index_select(1, index)  # (B, inputs(g), H, W)
-        parts.append(F.conv2d(part, weight, bias, layer.plan.stride, layer.plan.padding, layer.plan.dilation))
-    out = torch.cat(parts, dim=1)
-    return out if inverse is None else out.index_select(1, inverse)
+MANY_GROUPS = 64
+"""Above this a loop over groups, or a dense weight for what is nearly depthwise, is no serious candidate."""
 
 
-def _equal(layer: "FrozenConv2d", x: Tensor) -> Tensor:
-    index, weight, bias, inverse = _padded(layer)
-    x = x if index is None else x.index_select(1, index)  # (B, G · widest, H, W)
-    groups = len(layer.plan.group_filters)
-    out = F.conv2d(x, weight, bias, layer.plan.stride, layer.plan.padding, layer.plan.dilation, groups)
-    return out if inverse is None else out.index_select(1, inverse)
+@dataclass(frozen=True)
+class LayerPlan:
+    """Everything about a frozen convolution that is not a number to multiply with."""
+
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    group_inputs: tuple[int, ...]
+    """Input channels of each group; 0 for a group whose filters output their bias."""
+    group_filters: tuple[int, ...]
+    """Filters of each group, at least 1."""
+    relu: bool = False
+    overwrite: bool = False
+    """Whether nobody reads the residual after this layer, so that the result may take its place in memory."""
+    form: Form = "equal"
+    folded: int = 0
+    """Numbers of the trained layer and its norm that folding made unnecessary: `cost.count` still counts them."""
+
+    @property
+    def window(self) -> Window:
+        """The sliding window."""
+        return Window(self.kernel_size, self.stride, self.padding, self.dilation)
 
 
-def _matmul(layer: "FrozenConv2d", x: Tensor) -> Tensor:
-    index, weight, bias, inverse = _padded(layer)
-    down, right = layer.plan.stride
-    x = x[:, :, ::down, ::right]
-    batch, _, height, width = x.shape
-    x = x if index is None else x.index_select(1, index)
-    groups = len(layer.plan.group_filters)
-    columns = x.reshape(batch, groups, -1, height * width)  # (B, G, widest, H' W')
-    out = weight.view(groups, -1, columns.shape[2]) @ columns  # (G, most filters, widest) @ … -> (B, G, most, H' W')
-    out = out.reshape(batch, -1, height, width) + bias[:, None, None]
-    return out if inverse is None else out.index_select(1, inverse)
+class Group(NamedTuple):
+    """A group's part of a frozen convolution."""
+
+    inputs: Tensor
+    """int32 (inputs(g),), its input channels."""
+    weight: Tensor
+    """(filters(g), inputs(g), kh, kw)."""
+    bias: Tensor
+    """(filters(g),)."""
+    outputs: Tensor
+    """int32 (filters(g),), where its filters are written."""
 
 
-def _dense(layer: "FrozenConv2d", x: Tensor) -> Tensor:
-    prepared = layer._prepared.get("dense")
-    if prepared is None:
-        plan = layer.plan
-        weight = layer.weight.new_zeros(plan.out_channels, plan.in_channels, *plan.kernel_size)
-        bias = torch.empty_like(layer.bias)
-        bias[layer.outputs.long()] = layer.bias
-        parts = zip(
-            layer.group_weights(),
-            layer.inputs.long().split(plan.group_inputs),
-            layer.outputs.long().split(plan.group_filters),
-            strict=True,
-        )
-        for part, inputs, outputs in parts:
-            weight[outputs[:, None], inputs] = part
-        prepared = layer._prepared["dense"] = (weight, bias)
-    weight, bias = prepared
-    return F.conv2d(x, weight, bias, layer.plan.stride, layer.plan.padding, layer.plan.dilation)
+Groups = Sequence[Group]
+Convolution = Callable[[Tensor], Tensor]
+"""x -> conv(x) + bias."""
+Computation = Callable[[Tensor, Tensor | None], Tensor]
+"""x, residual -> relu(conv(x) + bias + residual), each of the last two if there is one."""
 
 
-RUNNERS = {"loop": _loop, "equal": _equal, "matmul": _matmul, "dense": _dense}
-"""Form -> function(layer, x): conv(x) + bias. The kernel has one of its own, because it does the rest as well."""
+def available_forms(plan: LayerPlan, weight: Tensor) -> list[Form]:
+    """The forms that can compute a layer with what is installed, the likely fastest first."""
+    few = len(plan.group_filters) <= MANY_GROUPS
+    applies = {
+        "indirect": weight.dtype == torch.float32 and weight.device.type == "cpu",
+        "equal": True,
+        "loop": few,
+        "matmul": few and plan.kernel_size == (1, 1) and plan.padding == (0, 0),
+        "dense": few,
+    }
+    return [form for form in FORMS if applies[form]]
 
 
-def has_kernel() -> bool:
-    """Whether the indirect form is installed."""
-    return IndirectConvolution is not None
+def _indirect(plan: LayerPlan, groups: Groups) -> Computation:
+    inputs, weights, biases, outputs = zip(*groups, strict=True)
+    return IndirectConvolution(
+        plan.window,
+        weights,
+        inputs,
+        torch.cat(outputs),
+        torch.cat(biases),
+        plan.in_channels,
+        relu=plan.relu,
+        overwrite=plan.overwrite,
+    )
 
 
-def run_indirect(layer: "FrozenConv2d", x: Tensor, residual: Tensor | None) -> Tensor:
-    """relu(conv(x) + bias + residual) by the kernel, which checks nothing."""
-    return _indirect(layer)(x, residual, overwrite=layer.plan.overwrite)
+def _then_sum_and_relu(form: Callable[[LayerPlan, Groups], Convolution]) -> Callable[[LayerPlan, Groups], Computation]:
+    """What the kernel does by itself, for a form in PyTorch's operations."""
+
+    def prepare(plan: LayerPlan, groups: Groups) -> Computation:
+        convolution = form(plan, groups)
+
+        def compute(x: Tensor, residual: Tensor | None) -> Tensor:
+            out = convolution(x)
+            if residual is not None:
+                out = out + residual
+            return F.relu(out) if plan.relu else out
+
+        return compute
+
+    return prepare
 
 
-def _indirect(layer: "FrozenConv2d") -> IndirectConvolution:
-    prepared = layer._prepared.get("indirect")
-    if prepared is None:
-        plan = layer.plan
-        prepared = layer._prepared["indirect"] = IndirectConvolution(
-            Taps(plan.kernel_size, plan.stride, plan.padding, plan.dilation),
-            layer.group_weights(),
-            list(layer.inputs.split(plan.group_inputs)),
-            layer.outputs,
-            layer.bias,
-            plan.in_channels,
-            relu=plan.relu,
-        )
-    return prepared
+@_then_sum_and_relu
+def _loop(plan: LayerPlan, groups: Groups) -> Convolution:
+    parts = [(_slice_or_index(group.inputs), group.weight, group.bias) for group in groups]
+    inverse = _inverse(torch.cat([group.outputs for group in groups]))
+
+    def convolution(x: Tensor) -> Tensor:
+        results = []
+        for index, weight, bias in parts:
+            if weight.shape[1] == 0:  # nobody feeds these filters
+                size = plan.window.output_size(*x.shape[2:])
+                results.append(bias[:, None, None].expand(x.shape[0], -1, *size))
+                continue
+            part = x[:, index] if isinstance(index, slice) else x.index_select(1, index)  # (B, inputs(g), H, W)
+            results.append(F.conv2d(part, weight, bias, plan.stride, plan.padding, plan.dilation))
+        return _select(torch.cat(results, dim=1), inverse)
+
+    return convolution
 
 
-def _padded(layer: "FrozenConv2d") -> tuple[Tensor | None, Tensor, Tensor, Tensor | None]:
-    """Index, weight, bias and read-out of groups padded to the largest; a padding channel meets a zero weight."""
-    prepared = layer._prepared.get("padded")
-    if prepared is None:
-        plan = layer.plan
-        groups, widest, most = len(plan.group_filters), max(1, *plan.group_inputs), max(plan.group_filters)
-        index = layer.inputs.new_zeros(groups, widest)
-        weight = layer.weight.new_zeros(groups, most, widest, *plan.kernel_size)
-        bias = layer.bias.new_zeros(groups, most)
-        position = torch.empty_like(layer.outputs)  # of each canonical filter in the padded result
-        parts = zip(
-            layer.group_weights(),
-            layer.inputs.split(plan.group_inputs),
-            layer.bias.split(plan.group_filters),
-            layer.outputs.long().split(plan.group_filters),
-            strict=True,
-        )
-        for g, (part, inputs, biases, outputs) in enumerate(parts):
-            index[g, : len(inputs)] = inputs
-            weight[g, : part.shape[0], : part.shape[1]] = part
-            bias[g, : len(biases)] = biases
-            position[outputs] = g * most + torch.arange(len(outputs), dtype=torch.int32, device=position.device)
-        gather = None if _is_identity(index.flatten(), plan.in_channels) else index.flatten()
-        read_out = None if _is_identity(position, groups * most) else position
-        prepared = layer._prepared["padded"] = (gather, weight.flatten(0, 1), bias.flatten(), read_out)
-    return prepared
+@_then_sum_and_relu
+def _equal(plan: LayerPlan, groups: Groups) -> Convolution:
+    index, weight, bias, inverse = _padded(plan, groups)
+
+    def convolution(x: Tensor) -> Tensor:
+        x = _select(x, index)  # (B, G · widest, H, W)
+        out = F.conv2d(x, weight.flatten(0, 1), bias, plan.stride, plan.padding, plan.dilation, len(groups))
+        return _select(out, inverse)
+
+    return convolution
+
+
+@_then_sum_and_relu
+def _matmul(plan: LayerPlan, groups: Groups) -> Convolution:
+    index, weight, bias, inverse = _padded(plan, groups)
+    weight = weight.flatten(2)
+    down, right = plan.stride
+
+    def convolution(x: Tensor) -> Tensor:
+        x = x[:, :, ::down, ::right]
+        batch, _, height, width = x.shape
+        columns = _select(x, index).reshape(batch, len(groups), -1, height * width)  # (B, G, widest, H' W')
+        out = weight @ columns  # (G, most filters, widest) @ (B, G, widest, H' W') -> (B, G, most filters, H' W')
+        return _select(out.reshape(batch, -1, height, width) + bias[:, None, None], inverse)
+
+    return convolution
+
+
+@_then_sum_and_relu
+def _dense(plan: LayerPlan, groups: Groups) -> Convolution:
+    weight = groups[0].weight.new_zeros(plan.out_channels, plan.in_channels, *plan.kernel_size)
+    bias = weight.new_empty(plan.out_channels)
+    for group in groups:
+        outputs = group.outputs.long()
+        weight[outputs[:, None], group.inputs.long()] = group.weight
+        bias[outputs] = group.bias
+    return lambda x: F.conv2d(x, weight, bias, plan.stride, plan.padding, plan.dilation)
+
+
+FORMS: dict[Form, Callable[[LayerPlan, Groups], Computation]] = {
+    "equal": _equal,
+    "loop": _loop,
+    "matmul": _matmul,
+    "dense": _dense,
+}
+"""The installed forms, the likely fastest first."""
+if IndirectConvolution is not None:
+    FORMS = {"indirect": _indirect, **FORMS}
+
+
+def _padded(plan: LayerPlan, groups: Groups) -> tuple[Tensor | None, Tensor, Tensor, Tensor | None]:
+    """Groups padded to the largest; a padding channel meets a zero weight.
+
+    Returns:
+        Index of the input channels (G · widest,); weight (G, most filters, widest, kh, kw); bias (G · most filters,);
+        where to read each output channel (N,). The indices are None where they would change nothing.
+    """
+    widest, most = max(1, *plan.group_inputs), max(plan.group_filters)
+    index = groups[0].inputs.new_zeros(len(groups), widest)
+    weight = groups[0].weight.new_zeros(len(groups), most, widest, *plan.kernel_size)
+    bias = weight.new_zeros(len(groups), most)
+    position = index.new_empty(plan.out_channels)
+    for g, group in enumerate(groups):
+        filters, inputs = group.weight.shape[:2]
+        index[g, :inputs] = group.inputs
+        weight[g, :filters, :inputs] = group.weight
+        bias[g, :filters] = group.bias
+        position[group.outputs.long()] = g * most + torch.arange(filters, dtype=index.dtype, device=index.device)
+    gather = None if _is_identity(index.flatten(), plan.in_channels) else index.flatten()
+    read_out = None if _is_identity(position, len(groups) * most) else position
+    return gather, weight, bias.flatten(), read_out
+
+
+def _select(x: Tensor, index: Tensor | None) -> Tensor:
+    return x if index is None else x.index_select(1, index)
 
 
 def _is_identity(index: Tensor, length: int) -> bool:

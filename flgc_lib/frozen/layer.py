@@ -1,40 +1,15 @@
 """FrozenConv2d, a convolution for inference: by group, an index of input channels and a small weight; nothing else."""
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from flgc_lib.frozen.forms import RUNNERS, Form, has_kernel, run_indirect
+from flgc_lib.frozen.forms import FORMS, Computation, Form, Group, LayerPlan, available_forms
 from flgc_lib.grouping import check_choice
-
-MANY_GROUPS = 64
-"""Above this a loop over groups, or a dense weight for what is nearly depthwise, is no serious candidate."""
-
-
-@dataclass(frozen=True)
-class LayerPlan:
-    """Everything about a frozen convolution that is not a number to multiply with."""
-
-    in_channels: int
-    out_channels: int
-    kernel_size: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
-    group_inputs: tuple[int, ...]
-    """Input channels of each group; 0 for a group whose filters output their bias."""
-    group_filters: tuple[int, ...]
-    """Filters of each group, at least 1."""
-    relu: bool = False
-    overwrite: bool = False
-    """Whether nobody reads the residual after this layer, so that the result may take its place in memory."""
-    form: Form = "equal"
-    folded: int = 0
-    """Numbers of the trained layer and its norm that folding made unnecessary: `cost.count` still counts them."""
 
 
 class FrozenConv2d(nn.Module):
@@ -57,6 +32,7 @@ class FrozenConv2d(nn.Module):
 
     def __init__(self, plan: LayerPlan) -> None:
         super().__init__()
+        self._prepared: dict[Form, Computation] = {}  # from the plan and the four tensors; never saved
         self.plan = plan
         area = plan.kernel_size[0] * plan.kernel_size[1]
         connections = sum(c * n for c, n in zip(plan.group_inputs, plan.group_filters, strict=True))
@@ -64,7 +40,6 @@ class FrozenConv2d(nn.Module):
         self.bias = nn.Parameter(torch.empty(plan.out_channels), requires_grad=False)
         self.register_buffer("inputs", torch.zeros(sum(plan.group_inputs), dtype=torch.int32))
         self.register_buffer("outputs", torch.arange(plan.out_channels, dtype=torch.int32))
-        self._prepared: dict[str, Any] = {}  # what a form derives from the four tensors; never saved
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FrozenConv2d":
         """Moves or casts the layer, and forgets what was derived from the old tensors."""
@@ -80,6 +55,16 @@ class FrozenConv2d(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """What is copied or pickled: not what was derived, which holds addresses in this process and this copy."""
         return self.__dict__ | {"_prepared": {}}
+
+    @property
+    def plan(self) -> LayerPlan:
+        """Sizes and choices; a new plan makes the layer forget what was derived from the old one."""
+        return self._plan
+
+    @plan.setter
+    def plan(self, plan: LayerPlan) -> None:
+        self._plan = plan
+        self.forget()
 
     @property
     def form(self) -> Form:
@@ -98,23 +83,16 @@ class FrozenConv2d(nn.Module):
                 f"form={form!r} cannot compute this layer here; it has {', '.join(self.available_forms())}. "
                 "'indirect' needs float32 on a CPU, and Numba: pip install 'flgc-lib[fast]'"
             )
-        if form != self.plan.form:
-            self.plan = replace(self.plan, form=form)
+        self._plan = replace(self.plan, form=form)  # what other forms have derived stays valid
         return self
 
     def forget(self) -> None:
-        """Drops what the forms have derived from the weights; what is needed is derived again in the next call."""
+        """Drops what the forms have derived from plan and tensors; the next call derives again what it needs."""
         self._prepared.clear()
 
     def available_forms(self) -> list[Form]:
         """The forms that can compute this layer with what is installed, the likely fastest first."""
-        plan = self.plan
-        few = len(plan.group_filters) <= MANY_GROUPS
-        pointwise = plan.kernel_size == (1, 1) and plan.padding == (0, 0)
-        offered = {"loop": few, "equal": True, "matmul": few and pointwise, "dense": few}
-        offered["indirect"] = has_kernel() and self.weight.dtype == torch.float32 and self.weight.device.type == "cpu"
-        order: tuple[Form, ...] = ("indirect", "equal", "loop", "matmul", "dense")
-        return [form for form in order if offered[form]]
+        return available_forms(self.plan, self.weight)
 
     def connections(self) -> int:
         """Weights that connect something: all of them."""
@@ -124,31 +102,42 @@ class FrozenConv2d(nn.Module):
         """Numbers of the trained layer, and of the norm that was folded into it, that inference needs."""
         return self.weight.numel() + self.bias.numel() + self.plan.folded
 
-    def group_weights(self) -> list[Tensor]:
-        """Views of `weight`: one (filters(g), inputs(g), kh, kw) a group."""
-        sizes = zip(self.plan.group_inputs, self.plan.group_filters, strict=True)
-        shapes = [(n, c, *self.plan.kernel_size) for c, n in sizes]
-        parts = self.weight.split([n * c * kh * kw for n, c, kh, kw in shapes])
-        return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
-
-    def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """(H', W') for an input of H × W."""
+    def groups(self) -> list[Group]:
+        """The layer's tensors by group, as views."""
         plan = self.plan
-        sizes = zip((height, width), plan.kernel_size, plan.stride, plan.padding, plan.dilation, strict=True)
-        high, wide = ((size + 2 * pad - gap * (kernel - 1) - 1) // step + 1 for size, kernel, step, pad, gap in sizes)
-        return high, wide
+        shapes = [(n, c, *plan.kernel_size) for c, n in zip(plan.group_inputs, plan.group_filters, strict=True)]
+        parts = zip(
+            self.inputs.split(plan.group_inputs),
+            self.weight.split([math.prod(shape) for shape in shapes]),
+            self.bias.split(plan.group_filters),
+            self.outputs.split(plan.group_filters),
+            shapes,
+            strict=True,
+        )
+        return [Group(inputs, weight.view(shape), bias, outputs) for inputs, weight, bias, outputs, shape in parts]
+
+    @torch.no_grad()
+    def fill(self, groups: Sequence[Group]) -> None:
+        """Takes over other groups, with as many inputs, weights and filters in all as the layer has."""
+        self.inputs.copy_(torch.cat([group.inputs for group in groups]))
+        self.weight.copy_(torch.cat([group.weight.flatten() for group in groups]))
+        self.bias.copy_(torch.cat([group.bias for group in groups]))
+        self.outputs.copy_(torch.cat([group.outputs for group in groups]))
+        self.plan = replace(
+            self.plan,
+            group_inputs=tuple(len(group.inputs) for group in groups),
+            group_filters=tuple(len(group.outputs) for group in groups),
+        )
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """relu(conv(x) + bias + residual), each of the last two if there is one."""
         form = self.plan.form
-        if form == "indirect":
-            if self._kernel_applies(x, residual):
-                return run_indirect(self, x, residual)
+        if form == "indirect" and not self._kernel_applies(x, residual):
             form = "equal"  # the same function of x, in operations that PyTorch can trace, differentiate and broadcast
-        out = RUNNERS[form](self, x)
-        if residual is not None:
-            out = out + residual
-        return F.relu(out) if self.plan.relu else out
+        compute = self._prepared.get(form)
+        if compute is None:
+            compute = self._prepared[form] = FORMS[form](self.plan, self.groups())
+        return compute(x, residual)
 
     def _kernel_applies(self, x: Tensor, residual: Tensor | None) -> bool:
         """Whether the kernel, which checks nothing, may be let loose on these tensors."""
@@ -156,7 +145,7 @@ class FrozenConv2d(nn.Module):
             return False
         if x.ndim != 4 or x.shape[1] != self.plan.in_channels:
             return False
-        size = self.output_size(*x.shape[2:])
+        size = self.plan.window.output_size(*x.shape[2:])
         if min(size) < 1 or (residual is not None and residual.shape != (len(x), self.plan.out_channels, *size)):
             return False
         return all(

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx, nn
 
-from flgc_lib.frozen.autotune import Timing, in_parts, table, tune
+from flgc_lib.files import write_whole
+from flgc_lib.frozen.autotune import Timing, autotune, in_parts, table
 from flgc_lib.frozen.fuse import fuse, split_fused_norms
 from flgc_lib.frozen.layer import frozen_convolutions
 from flgc_lib.frozen.saving import describe, rebuild
@@ -70,7 +71,7 @@ def freeze(model: nn.Module, example_input: Tensor | None = None) -> FrozenNetwo
         layer.use(layer.available_forms()[0])
     if example_input is None:
         return FrozenNetwork(network)
-    images, timings = tune(network, example_input)
+    images, timings = autotune(network, example_input)
     return FrozenNetwork(network, images_at_once=images, timings=timings)
 
 
@@ -79,6 +80,7 @@ def save(frozen: FrozenNetwork, path: str | Path) -> None:
 
     Raises:
         ValueError: if the network could not be traced, or holds a layer or step that a plan cannot hold.
+        OSError: if the file cannot be written; what was there before is still there, whole.
     """
     if not isinstance(frozen.network, fx.GraphModule):
         raise ValueError(
@@ -87,7 +89,8 @@ def save(frozen: FrozenNetwork, path: str | Path) -> None:
         )
     plan = describe(frozen.network)
     content = {"plan": plan, "images_at_once": frozen.images_at_once, "timings": [asdict(t) for t in frozen.timings]}
-    torch.save(content | {"state": frozen.network.state_dict()}, path)
+    content |= {"state": frozen.network.state_dict()}
+    write_whole(Path(path), lambda part: torch.save(content, part))
 
 
 def load(path: str | Path) -> FrozenNetwork:

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from flgc_lib.frozen.layer import FrozenConv2d, LayerPlan
+from flgc_lib.frozen.forms import LayerPlan
+from flgc_lib.frozen.layer import FrozenConv2d
 
 Plan = dict[str, Any]
 
+_HOMES = {"operator": operator, "functional": F, "torch": torch}
 _OPERATORS = {"add", "sub", "mul", "truediv", "floordiv", "mod", "neg", "pow", "getitem", "matmul"}
 _OPERATORS |= {"eq", "ne", "lt", "le", "gt", "ge", "and_", "or_", "not_"}
 _TORCH_ONLY = {"cat", "stack", "chunk", "_assert", "conv2d"}
@@ -51,10 +53,10 @@ def rebuild(plan: Plan, state: dict[str, Tensor]) -> fx.GraphModule:
     """
     root = nn.Module()
     for name, (kind, settings) in plan["layers"].items():
-        _attach(root, name, _build_layer(kind, settings))
+        owner, leaf = _place(root, name)
+        owner.add_module(leaf, _build_layer(kind, settings))
     for name in plan["tensors"]:
-        parent, _, leaf = name.rpartition(".")
-        owner = _parent(root, f"{parent}.") if parent else root
+        owner, leaf = _place(root, name)
         owner.register_buffer(leaf, torch.empty_like(state[name]))
     graph = fx.Graph()
     nodes: dict[str, fx.Node] = {}
@@ -78,9 +80,9 @@ def _describe_layer(name: str, layer: nn.Module) -> tuple[str, dict[str, Any]]:
     settings = {}
     for setting in inspect.signature(kind).parameters:
         if setting not in ("device", "dtype") and hasattr(layer, setting):
-            value = getattr(layer, setting)
-            settings[setting] = True if isinstance(value, Tensor) else value  # `bias` is asked for as a yes or no
-            settings[setting] = False if value is None and setting == "bias" else settings[setting]
+            settings[setting] = getattr(layer, setting)
+    if "bias" in settings:  # asked for as a yes or no
+        settings["bias"] = isinstance(settings["bias"], Tensor) or settings["bias"] is True
     _plain(settings)
     return kind.__name__, settings
 
@@ -96,23 +98,21 @@ def _build_layer(kind: str, settings: dict[str, Any]) -> nn.Module:
     return layer(**settings)
 
 
-def _attach(root: nn.Module, name: str, layer: nn.Module) -> None:
-    _parent(root, name).add_module(name.rpartition(".")[2], layer)
-
-
-def _parent(root: nn.Module, name: str) -> nn.Module:
-    for part in name.split(".")[:-1]:
+def _place(root: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The module that holds what has this name, made if there is none, and the name's last part."""
+    *parents, leaf = name.split(".")
+    for part in parents:
         if not hasattr(root, part):
             root.add_module(part, nn.Module())
         root = root.get_submodule(part)
-    return root
+    return root, leaf
 
 
 def _function_name(function: Any) -> str:
     name = function.__name__
     if function is getattr:
         return "getattr"
-    for prefix, home in (("operator", operator), ("functional", F), ("torch", torch)):
+    for prefix, home in _HOMES.items():
         if getattr(home, name, None) is function and _function_allowed(f"{prefix}.{name}"):
             return f"{prefix}.{name}"
     raise ValueError(f"the network calls {function}, which a saved plan cannot hold: this network cannot be saved")
@@ -133,7 +133,7 @@ def _function(name: str) -> Any:
     if not _function_allowed(name):
         raise ValueError(f"the plan calls {name!r}, which does not compute on tensors")
     home, _, leaf = name.partition(".")
-    return getattr({"operator": operator, "functional": F, "torch": torch}[home], leaf)
+    return getattr(_HOMES[home], leaf)
 
 
 def _tensor_attribute(value: Any, name: str) -> Any:
@@ -148,12 +148,14 @@ def _plain(value: Any) -> Any:
         return {"node": value.name}
     if isinstance(value, slice):
         return {"slice": tuple(_plain(v) for v in (value.start, value.stop, value.step))}
-    if isinstance(value, tuple | list):
-        return type(value)(_plain(v) for v in value) if type(value) in (tuple, list) else tuple(map(_plain, value))
+    if isinstance(value, tuple | list):  # torch.fx has kinds of its own
+        return tuple(map(_plain, value)) if isinstance(value, tuple) else list(map(_plain, value))
     if isinstance(value, dict):
         return {"dict": {key: _plain(v) for key, v in value.items()}}
-    if value is None or value is Ellipsis or isinstance(value, bool | int | float | str):
-        return {"ellipsis": True} if value is Ellipsis else value
+    if value is Ellipsis:
+        return {"ellipsis": True}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
     raise ValueError(f"the network holds the constant {value!r}, which a saved plan cannot hold")
 
 

@@ -6,7 +6,6 @@ from call to call. The compiled code is then the same whatever calls it.
 
 import ctypes
 from collections.abc import Callable
-from enum import IntEnum, auto
 from functools import lru_cache
 from typing import Any
 
@@ -18,69 +17,59 @@ from numba.extending import intrinsic
 from flgc_lib.frozen.kernel.microkernel import peek, poke, tile
 
 
-class Field(IntEnum):
-    """Entries of the record, int64 each. Addresses unless said otherwise."""
-
-    X_SIZE = 0
-    """Floats of an image of the input."""
-    OUT_SIZE = auto()
-    """Floats of an image of the output."""
-    SCRATCH_SIZE = auto()
-    """Floats of the packed input, 0 if the input is read where it lies."""
-    HEIGHT = auto()
-    WIDTH = auto()
-    WEIGHT = auto()
-    """float32, block by block (depth, filters)."""
-    BIAS = auto()
-    OFFSETS = auto()
-    """int32, block by block (depth,): where the inputs of the block's filters begin."""
-    OUT_OFFSETS = auto()
-    """int32 (filters,): where the filters' planes begin."""
-    BLOCKS = auto()
-    """int64 (blocks, 5): first filter, filters, depth, first offset, first weight."""
-    N_BLOCKS = auto()
-    TILES = auto()
-    """int64 (tiles, 5): shape, pixel in the input, its step, pixel in the output, its step."""
-    N_TILES = auto()
-    CHUNK = auto()
-    """Tiles that all blocks go over before the next tiles are read: they should stay in the cache."""
-    FIRST = auto()
-    """First unit of the share: unit u is block u % N_BLOCKS on chunk u // N_BLOCKS."""
-    LAST = auto()
-    """One behind the last unit."""
-    RELU = auto()
-    """0 or 1."""
-    CHANNELS = auto()
-    """int64: the channels to pack."""
-    N_CHANNELS = auto()
-    VIEWS = auto()
-    """int64 (views, 2): where in a channel the first element of each of its packed planes comes from."""
-    N_VIEWS = auto()
-    ROWS = auto()
-    """Rows of a packed plane."""
-    PITCH = auto()
-    """Its columns."""
-    DOWN = auto()
-    """Stride from row to row in the channel."""
-    RIGHT = auto()
-    """Stride from column to column in the channel."""
+def _record(*names: str) -> np.dtype:
+    """A record of int64: Numba reads its fields by name, at the cost of an array's entries."""
+    return np.dtype([(name, np.int64) for name in names])
 
 
-# Numba reads plain integers, not enum members.
-X_SIZE, OUT_SIZE, SCRATCH_SIZE, HEIGHT, WIDTH, WEIGHT, BIAS, OFFSETS, OUT_OFFSETS = (int(f) for f in list(Field)[:9])
-BLOCKS, N_BLOCKS, TILES, N_TILES, CHUNK, FIRST, LAST, RELU = (int(f) for f in list(Field)[9:17])
-CHANNELS, N_CHANNELS, VIEWS, N_VIEWS, ROWS, PITCH, DOWN, RIGHT = (int(f) for f in list(Field)[17:])
-FIELDS = len(Field)
+TASK = _record(
+    "x_size",  # floats of an image of the input
+    "out_size",  # floats of an image of the output
+    "scratch_size",  # floats of the packed input, 0 if the input is read where it lies
+    "height",
+    "width",
+    "weight",  # address of float32, block by block (depth, filters)
+    "bias",  # address of float32 (filters,)
+    "offsets",  # address of int32, block by block (depth,): where the inputs of the block's filters begin
+    "out_offsets",  # address of int32 (filters,): where the filters' planes begin
+    "blocks",  # address of BLOCK (n_blocks,)
+    "n_blocks",
+    "tiles",  # address of TILE (n_tiles,)
+    "n_tiles",
+    "chunk",  # tiles that all blocks go over before the next tiles are read: they should stay in the cache
+    "first",  # first unit of the share: unit u is block u % n_blocks on chunk u // n_blocks
+    "last",  # one behind the last unit
+    "relu",  # 0 or 1
+    "channels",  # address of int64 (n_channels,): the channels to pack
+    "n_channels",
+    "views",  # address of VIEW (n_views,)
+    "n_views",
+    "rows",  # of a packed plane
+    "pitch",  # its columns
+    "down",  # stride from row to row in the channel
+    "right",  # stride from column to column in the channel
+)
+"""What one thread does, whatever the call."""
+TASK_BYTES = TASK.itemsize
+
+BLOCK = _record("filter", "filters", "depth", "offset", "weight")
+"""Filters that are computed together: the first one, how many, their inputs, where their offsets and weights begin."""
+
+TILE = _record("shape", "pixel", "step", "out_pixel", "out_step")
+"""Pixels that are computed together: number in SHAPES; first pixel and step in the input, and in the output."""
+
+VIEW = _record("top", "left")
+"""Where in a channel the first element of one of its packed planes comes from."""
 
 
 @intrinsic
-def integers(typing_context: Any, address: Any) -> Any:
-    """The pointer to int64 that an address is."""
+def pointer(typing_context: Any, address: Any, kind: Any) -> Any:
+    """The pointer that an address is, to elements of a kind: a NumPy type."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
 
-    return types.CPointer(types.int64)(types.int64), generate
+    return types.CPointer(kind.dtype)(types.int64, kind), generate
 
 
 @intrinsic
@@ -99,29 +88,27 @@ def call(
 
 def _share(record: int, x: int, out: int, residual: int, images: int, scratch: int) -> None:
     """Packs and multiplies all images of the share; the arguments are those of `alone`'s function."""
-    task = carray(integers(record), FIELDS)
+    task = carray(pointer(record, TASK), 1)[0]
     for image in range(images):
-        source = x + 4 * image * task[X_SIZE]
-        if task[SCRATCH_SIZE]:
+        source = x + 4 * image * task.x_size
+        if task.scratch_size:
             _pack(task, source, scratch)
             source = scratch
-        place = 4 * image * task[OUT_SIZE]
+        place = 4 * image * task.out_size
         _multiply(task, source, out + place, residual + place if residual else 0)
 
 
 @njit
-def _pack(task: np.ndarray, x: int, scratch: int) -> None:
+def _pack(task: np.record, x: int, scratch: int) -> None:
     """Copies channels into planes, with zeros where a view looks beyond the map."""
-    channels, views = (
-        carray(integers(task[CHANNELS]), task[N_CHANNELS]),
-        carray(integers(task[VIEWS]), (task[N_VIEWS], 2)),
-    )
-    rows, pitch, down, right = task[ROWS], task[PITCH], task[DOWN], task[RIGHT]
-    height, width = task[HEIGHT], task[WIDTH]
+    channels = carray(pointer(task.channels, np.int64), task.n_channels)
+    views = carray(pointer(task.views, VIEW), task.n_views)
+    rows, pitch, down, right = task.rows, task.pitch, task.down, task.right
+    height, width = task.height, task.width
     zero = np.float32(0)
     for channel in channels:
         for v in range(len(views)):
-            top, left = views[v]
+            top, left = views[v].top, views[v].left
             begin = min(pitch, max(0, -(left // right)))  # first column that lies in the map
             end = max(begin, min(pitch, (width - 1 - left) // right + 1))
             target = scratch + 4 * (channel * len(views) + v) * rows * pitch
@@ -143,31 +130,29 @@ def _pack(task: np.ndarray, x: int, scratch: int) -> None:
 
 
 @njit
-def _multiply(task: np.ndarray, source: int, out: int, residual: int) -> None:
+def _multiply(task: np.record, source: int, out: int, residual: int) -> None:
     """Computes the units of the share for one image."""
-    blocks, tiles = (
-        carray(integers(task[BLOCKS]), (task[N_BLOCKS], 5)),
-        carray(integers(task[TILES]), (task[N_TILES], 5)),
-    )
-    low = np.float32(0 if task[RELU] else -np.inf)
-    for unit in range(task[FIRST], task[LAST]):
-        filter_, filters, depth, offset, weight = blocks[unit % len(blocks)]
-        start = unit // len(blocks) * task[CHUNK]
-        for t in range(start, min(start + task[CHUNK], len(tiles))):
-            shape, pixel, step, out_pixel, out_step = tiles[t]
+    blocks = carray(pointer(task.blocks, BLOCK), task.n_blocks)
+    tiles = carray(pointer(task.tiles, TILE), task.n_tiles)
+    low = np.float32(0 if task.relu else -np.inf)
+    for unit in range(task.first, task.last):
+        block = blocks[unit % len(blocks)]
+        start = unit // len(blocks) * task.chunk
+        for t in range(start, min(start + task.chunk, len(tiles))):
+            place = tiles[t]
             tile(
-                filters,
-                shape,
-                depth,
-                source + 4 * pixel,
-                step,
-                task[OFFSETS] + 4 * offset,
-                task[WEIGHT] + 4 * weight,
-                task[BIAS] + 4 * filter_,
-                out + 4 * out_pixel,
-                out_step,
-                task[OUT_OFFSETS] + 4 * filter_,
-                residual + 4 * out_pixel if residual else 0,
+                block.filters,
+                place.shape,
+                block.depth,
+                source + 4 * place.pixel,
+                place.step,
+                task.offsets + 4 * block.offset,
+                task.weight + 4 * block.weight,
+                task.bias + 4 * block.filter,
+                out + 4 * place.out_pixel,
+                place.out_step,
+                task.out_offsets + 4 * block.filter,
+                residual + 4 * place.out_pixel if residual else 0,
                 low,
             )
 
@@ -177,18 +162,18 @@ def _side_by_side(
     function: int, records: int, x: int, out: int, residual: int, images: int, scratch: int, split: int, threads: int
 ) -> None:
     for i in prange(threads):
-        record = records + 8 * FIELDS * (i % split)
-        task = carray(integers(record), FIELDS)
+        record = records + TASK_BYTES * (i % split)
+        task = carray(pointer(record, TASK), 1)[0]
         first = images * (i // split) // (threads // split)
         last = images * (i // split + 1) // (threads // split)
         call(
             function,
             record,
-            x + 4 * first * task[X_SIZE],
-            out + 4 * first * task[OUT_SIZE],
-            residual + 4 * first * task[OUT_SIZE] if residual else 0,
+            x + 4 * first * task.x_size,
+            out + 4 * first * task.out_size,
+            residual + 4 * first * task.out_size if residual else 0,
             last - first,
-            scratch + 4 * i * task[SCRATCH_SIZE],
+            scratch + 4 * i * task.scratch_size,
         )
 
 

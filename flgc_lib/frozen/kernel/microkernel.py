@@ -7,6 +7,7 @@ costs nothing. LLVM turns the same description into AVX-512, AVX2 or NEON.
 Numba's own loops reach about half the speed of this: they keep the sums in memory.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import llvmlite.binding
@@ -37,10 +38,10 @@ class Shape(NamedTuple):
     """How many rows of the map a vector is put together from: narrow maps would else leave lanes empty."""
 
 
-TILES = [Shape(2, LANES, 1), Shape(1, LANES, 1)]
-TILES += [Shape(1, lanes, 1) for lanes in (LANES // 2, 4, 1) if lanes < LANES]
-TILES += [Shape(2, LANES, 2), Shape(1, LANES, 4)] if LANES > 4 else []
-TILES = sorted(set(TILES), key=lambda shape: (shape.rows, -shape.vectors, -shape.lanes))
+SHAPES = [Shape(2, LANES, 1), Shape(1, LANES, 1)]
+SHAPES += [Shape(1, lanes, 1) for lanes in (LANES // 2, 4, 1) if lanes < LANES]
+SHAPES += [Shape(2, LANES, 2), Shape(1, LANES, 4)] if LANES > 4 else []
+SHAPES = sorted(set(SHAPES), key=lambda shape: (shape.rows, -shape.vectors, -shape.lanes))
 """Any row of pixels is a sum of the one-row shapes, which come first, the largest leading."""
 
 FLOAT, INT32, INT64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
@@ -70,7 +71,7 @@ def tile(
     Args:
         typing_context: Numba's.
         filters: how many, 1 … MOST_FILTERS.
-        shape: which of TILES the pixels are.
+        shape: which of SHAPES the pixels are.
         depth: how many k.
         x: address of the tile's first pixel in plane 0.
         x_step: distance in x from one vector, or row within it, to the next.
@@ -90,7 +91,7 @@ def tile(
         end = builder.append_basic_block("tile_done")
         key = builder.add(builder.mul(chosen_shape, INT64(MOST_FILTERS)), chosen_filters)
         switch = builder.switch(key, end)
-        for number, tile_shape in enumerate(TILES):
+        for number, tile_shape in enumerate(SHAPES):
             for count in range(1, MOST_FILTERS + 1):
                 block = builder.append_basic_block("tile_choice")
                 switch.add_case(INT64(number * MOST_FILTERS + count), block)
@@ -105,107 +106,145 @@ def tile(
 
 def _tile_function(module: ir.Module, filters: int, shape: Shape) -> ir.Function:
     """The LLVM function of one size of tile; its arguments are `tile`'s from `depth` on."""
-    vectors, lanes, rows = shape
-    name = f"flgc_tile_{filters}_{vectors}_{lanes}_{rows}"
-    if name in module.globals:
-        return module.globals[name]
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [INT64] * 10 + [FLOAT]), name)
-    function.linkage = "internal"
-    function.attributes.add("noinline")
-    depth, x, x_step, offsets, weight, bias, out, out_step, out_offsets, residual, low = function.args
-    vector = FLOAT if lanes == 1 else ir.VectorType(FLOAT, lanes)
-    row_vector = FLOAT if lanes == rows else ir.VectorType(FLOAT, lanes // rows)
-    suffix = "f32" if lanes == 1 else f"v{lanes}f32"
-    multiply_add = cgutils.get_or_insert_function(
-        module, ir.FunctionType(vector, [vector] * 3), f"llvm.fmuladd.{suffix}"
-    )
+    name = f"flgc_tile_{filters}_{shape.vectors}_{shape.lanes}_{shape.rows}"
+    if name not in module.globals:
+        function = ir.Function(module, ir.FunctionType(ir.VoidType(), [INT64] * 10 + [FLOAT]), name)
+        function.linkage = "internal"
+        function.attributes.add("noinline")
+        _TileWriter(function, filters, shape).write()
+    return module.globals[name]
 
-    entry, loop, write = (function.append_basic_block(name) for name in ("entry", "loop", "write"))
-    with_sum, no_sum = (function.append_basic_block(name) for name in ("with_sum", "no_sum"))
-    builder = ir.IRBuilder(entry)
 
-    def pointer(address: Any, kind: Any) -> Any:
-        return builder.inttoptr(address, kind.as_pointer())
+class _TileWriter:
+    """Writes the instructions of one size of tile: the sums start as the bias, grow in a loop, and are stored.
 
-    def element(address: Any, position: Any) -> Any:
-        return builder.gep(address, [position if isinstance(position, ir.Value) else INT64(position)])
+    Args:
+        function: the LLVM function, still empty.
+        filters: of the tile.
+        shape: its pixels.
+    """
 
-    def offset_at(address: Any, position: Any) -> Any:
-        return builder.sext(builder.load(element(address, position)), INT64)
+    def __init__(self, function: ir.Function, filters: int, shape: Shape) -> None:
+        self.function = function
+        self.filters = filters
+        self.shape = shape
+        self.vector = FLOAT if shape.lanes == 1 else ir.VectorType(FLOAT, shape.lanes)
+        self.builder = ir.IRBuilder()
 
-    def row_address(plane: Any, step: Any, v: int, row: int) -> Any:
-        place = element(plane, builder.mul(step, INT64(v * rows + row)))
-        return builder.bitcast(place, row_vector.as_pointer())
+    def write(self) -> None:
+        depth, x, x_step, offsets, weight, bias, out, out_step, out_offsets, residual, low = self.function.args
+        entry, loop, store = (self.function.append_basic_block(name) for name in ("entry", "loop", "store"))
+        builder = self.builder
+        builder.position_at_end(entry)
+        x, weight, bias, out, added = (self._pointer(a, FLOAT) for a in (x, weight, bias, out, residual))
+        offsets, out_offsets = self._pointer(offsets, INT32), self._pointer(out_offsets, INT32)
+        biases = self._scalars(bias)
+        start = {(f, v): biases[f] for f in range(self.filters) for v in range(self.shape.vectors)}
+        builder.cbranch(builder.icmp_signed(">", depth, INT64(0)), loop, store)
 
-    def load(plane: Any, step: Any, v: int) -> Any:
+        builder.position_at_end(loop)
+        sums = self._loop(start, entry, store, depth, x, x_step, offsets, weight)
+
+        builder.position_at_end(store)
+        totals = {size: self._either(self.vector, (start[size], entry), (sums[size], loop)) for size in start}
+        floor = self._spread(low)
+        with_sum, no_sum = (self.function.append_basic_block(name) for name in ("with_sum", "no_sum"))
+        builder.cbranch(builder.icmp_signed("!=", residual, INT64(0)), with_sum, no_sum)
+        for block, summand in ((with_sum, added), (no_sum, None)):
+            builder.position_at_end(block)
+            self._store(totals, floor, summand, out, out_step, out_offsets)
+            builder.ret_void()
+
+    def _loop(
+        self, start: Any, before: Any, after: Any, depth: Any, x: Any, x_step: Any, offsets: Any, weight: Any
+    ) -> dict[tuple[int, int], Any]:
+        """Walks over the input channels in the present block, and returns the sums by (filter, vector of pixels)."""
+        builder, loop = self.builder, self.builder.block
+        k = self._either(INT64, (INT64(0), before))
+        sums = {size: self._either(self.vector, (value, before)) for size, value in start.items()}
+        plane = self._element(x, self._offset_at(offsets, k))
+        pixels = [self._load(plane, x_step, v) for v in range(self.shape.vectors)]
+        scales = self._scalars(self._element(weight, builder.mul(k, INT64(self.filters))))
+        suffix = "f32" if self.shape.lanes == 1 else f"v{self.shape.lanes}f32"
+        multiply_add = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(self.vector, [self.vector] * 3), f"llvm.fmuladd.{suffix}"
+        )
+        next_sums = {(f, v): builder.call(multiply_add, [scales[f], pixels[v], sums[f, v]]) for f, v in sums}
+        next_k = builder.add(k, INT64(1))
+        k.add_incoming(next_k, loop)
+        for size, value in sums.items():
+            value.add_incoming(next_sums[size], loop)
+        builder.cbranch(builder.icmp_signed("<", next_k, depth), loop, after)
+        return next_sums
+
+    def _store(self, totals: Any, floor: Any, residual: Any, out: Any, out_step: Any, out_offsets: Any) -> None:
+        """Stores max(total + residual, floor), without the residual if it is None."""
+        builder = self.builder
+        for f in range(self.filters):
+            plane = self._offset_at(out_offsets, f)
+            for v in range(self.shape.vectors):
+                total = totals[f, v]
+                if residual is not None:
+                    total = builder.fadd(total, self._load(self._element(residual, plane), out_step, v))
+                total = builder.select(builder.fcmp_ordered("<", total, floor), floor, total)  # NaN stays NaN
+                self._store_vector(total, self._element(out, plane), out_step, v)
+
+    def _either(self, kind: Any, *incoming: tuple[Any, Any]) -> Any:
+        """A value that depends on the block from which the present one was reached."""
+        value = self.builder.phi(kind)
+        for choice, block in incoming:
+            value.add_incoming(choice, block)
+        return value
+
+    def _pointer(self, address: Any, kind: Any) -> Any:
+        return self.builder.inttoptr(address, kind.as_pointer())
+
+    def _element(self, pointer: Any, position: Any) -> Any:
+        return self.builder.gep(pointer, [position if isinstance(position, ir.Value) else INT64(position)])
+
+    def _offset_at(self, offsets: Any, position: Any) -> Any:
+        return self.builder.sext(self.builder.load(self._element(offsets, position)), INT64)
+
+    def _scalars(self, pointer: Any) -> list[Any]:
+        """One number a filter, each in all lanes of a vector."""
+        return [self._spread(self.builder.load(self._element(pointer, f))) for f in range(self.filters)]
+
+    def _spread(self, value: Any) -> Any:
+        if self.shape.lanes == 1:
+            return value
+        undefined = ir.Constant(self.vector, ir.Undefined)
+        first = self.builder.insert_element(undefined, value, INT32(0))
+        return self.builder.shuffle_vector(first, undefined, _lane_numbers([0] * self.shape.lanes))
+
+    def _load(self, plane: Any, step: Any, v: int) -> Any:
+        """The v-th vector of pixels, put together from its rows."""
         parts = []
-        for row in range(rows):
-            parts.append(builder.load(row_address(plane, step, v, row)))
+        for row in range(self.shape.rows):
+            parts.append(self.builder.load(self._row_address(plane, step, v, row)))
             parts[-1].align = 4
         while len(parts) > 1:  # neighbours become vectors of twice the length
-            length = 2 * parts[0].type.count
-            lanes_in_order = ir.Constant(ir.VectorType(INT32, length), list(range(length)))
-            parts = [builder.shuffle_vector(a, b, lanes_in_order) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+            in_order = _lane_numbers(range(2 * parts[0].type.count))
+            parts = [self.builder.shuffle_vector(a, b, in_order) for a, b in zip(parts[::2], parts[1::2], strict=True)]
         return parts[0]
 
-    def store(value: Any, plane: Any, step: Any, v: int) -> None:
-        for row in range(rows):
+    def _store_vector(self, value: Any, plane: Any, step: Any, v: int) -> None:
+        """Stores the v-th vector of pixels, taken apart into its rows."""
+        width = self.shape.lanes // self.shape.rows
+        for row in range(self.shape.rows):
             part = value
-            if rows > 1:
-                width = lanes // rows
-                lanes_of_row = [row * width + i for i in range(width)]
-                part = builder.shuffle_vector(value, value, ir.Constant(ir.VectorType(INT32, width), lanes_of_row))
-            builder.store(part, row_address(plane, step, v, row)).align = 4
+            if self.shape.rows > 1:
+                part = self.builder.shuffle_vector(value, value, _lane_numbers(range(row * width, (row + 1) * width)))
+            self.builder.store(part, self._row_address(plane, step, v, row)).align = 4
 
-    def spread(value: Any) -> Any:
-        if lanes == 1:
-            return value
-        undefined = ir.Constant(vector, ir.Undefined)
-        first = builder.insert_element(undefined, value, INT32(0))
-        return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(INT32, lanes), [0] * lanes))
+    def _row_address(self, plane: Any, step: Any, v: int, row: int) -> Any:
+        width = self.shape.lanes // self.shape.rows
+        place = self._element(plane, self.builder.mul(step, INT64(v * self.shape.rows + row)))
+        kind = FLOAT if width == 1 else ir.VectorType(FLOAT, width)
+        return self.builder.bitcast(place, kind.as_pointer())
 
-    sizes = [(f, v) for f in range(filters) for v in range(vectors)]
-    x_pointer, weight_pointer, bias_pointer = (pointer(a, FLOAT) for a in (x, weight, bias))
-    out_pointer, residual_pointer = pointer(out, FLOAT), pointer(residual, FLOAT)
-    offsets_pointer, out_offsets_pointer = pointer(offsets, INT32), pointer(out_offsets, INT32)
-    start = [spread(builder.load(element(bias_pointer, f))) for f in range(filters)]
-    builder.cbranch(builder.icmp_signed(">", depth, INT64(0)), loop, write)
 
-    builder.position_at_end(loop)
-    k = builder.phi(INT64)
-    sums = {size: builder.phi(vector) for size in sizes}
-    plane = element(x_pointer, offset_at(offsets_pointer, k))
-    pixels = [load(plane, x_step, v) for v in range(vectors)]
-    weights = element(weight_pointer, builder.mul(k, INT64(filters)))
-    scales = [spread(builder.load(element(weights, f))) for f in range(filters)]
-    next_sums = {(f, v): builder.call(multiply_add, [scales[f], pixels[v], sums[f, v]]) for f, v in sizes}
-    next_k = builder.add(k, INT64(1))
-    k.add_incoming(INT64(0), entry)
-    k.add_incoming(next_k, loop)
-    for f, v in sizes:
-        sums[f, v].add_incoming(start[f], entry)
-        sums[f, v].add_incoming(next_sums[f, v], loop)
-    builder.cbranch(builder.icmp_signed("<", next_k, depth), loop, write)
-
-    builder.position_at_end(write)
-    totals = {size: builder.phi(vector) for size in sizes}
-    for f, v in sizes:
-        totals[f, v].add_incoming(start[f], entry)
-        totals[f, v].add_incoming(next_sums[f, v], loop)
-    floor = spread(low)
-    builder.cbranch(builder.icmp_signed("!=", residual, INT64(0)), with_sum, no_sum)
-    for block, summed in ((with_sum, True), (no_sum, False)):
-        builder.position_at_end(block)
-        for f in range(filters):
-            plane = offset_at(out_offsets_pointer, f)
-            for v in range(vectors):
-                total = totals[f, v]
-                if summed:
-                    total = builder.fadd(total, load(element(residual_pointer, plane), out_step, v))
-                total = builder.select(builder.fcmp_ordered("<", total, floor), floor, total)  # NaN stays NaN
-                store(total, element(out_pointer, plane), out_step, v)
-        builder.ret_void()
-    return function
+def _lane_numbers(numbers: Sequence[int]) -> ir.Constant:
+    return ir.Constant(ir.VectorType(INT32, len(numbers)), list(numbers))
 
 
 @intrinsic

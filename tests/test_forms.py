@@ -1,0 +1,160 @@
+"""A frozen convolution computes the same in every form."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from flgc_lib.frozen.convert import from_convolution
+from flgc_lib.layers import FLGConv2d
+
+
+def assert_same(actual, expected, tolerance=1e-4):
+    assert actual.shape == expected.shape
+    assert (actual - expected).abs().max() <= tolerance * expected.abs().max().clamp(min=1e-6)
+
+
+@torch.no_grad()
+def assert_all_forms_same(layer, x):
+    frozen = from_convolution(layer)
+    for form in frozen.available_forms():
+        assert_same(frozen.use(form)(x), layer(x))
+
+
+@pytest.mark.parametrize("groups", range(1, 34))
+def test_every_number_of_groups(groups):
+    torch.manual_seed(groups)
+    kernel = 1 if groups % 2 else 3
+    layer = FLGConv2d(33, 40, kernel, groups, padding=kernel // 2, bias=True, duplicate_top_k=3 if groups % 3 else None)
+    assert_all_forms_same(layer, torch.randn(1, 33, 9, 7))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 24),
+    st.integers(1, 40),
+    st.integers(1, 9),
+    st.sampled_from([1, 2, 3, (3, 1)]),
+    st.sampled_from([1, 2, (2, 1), 3]),
+    st.integers(0, 2),
+    st.integers(1, 2),
+    st.integers(1, 3),
+    st.integers(1, 19),
+    st.integers(1, 35),
+    st.booleans(),
+    st.booleans(),
+    st.integers(0, 2**31),
+)
+def test_any_layer(channels, filters, groups, kernel, stride, padding, dilation, batch, high, wide, copies, last, seed):
+    torch.manual_seed(seed)
+    groups = min(groups, channels, filters)
+    layer = FLGConv2d(
+        channels,
+        filters,
+        kernel,
+        groups,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        bias=True,
+        duplicate_top_k=1 if copies else None,
+    )
+    reach = 2 * dilation
+    x = torch.randn(batch, channels, high + reach, wide + reach)
+    assert_all_forms_same(layer, x.to(memory_format=torch.channels_last) if last else x)
+
+
+def test_groups_without_channels_or_without_filters():
+    layer = FLGConv2d(6, 5, 3, 3, padding=1, bias=True)
+    with torch.no_grad():
+        layer.input_logits[:, 1] = -9  # group 1 has filters but no channel
+        layer.input_logits[2, 2] = 9  # group 2 has a channel but no filter
+        layer.filter_logits.copy_(torch.tensor([[1.0, 0, 0]] * 4 + [[0, 1.0, 0]]))
+    assert_all_forms_same(layer, torch.randn(2, 6, 5, 5))
+    frozen = from_convolution(layer)
+    assert 0 in frozen.plan.group_inputs
+    assert len(frozen.plan.group_filters) == 2
+
+
+def test_no_channel_anywhere():
+    layer = FLGConv2d(4, 3, 1, 2, bias=True)
+    with torch.no_grad():
+        layer.input_logits.copy_(torch.tensor([[1.0, 0.0]] * 4))
+        layer.filter_logits.copy_(torch.tensor([[0.0, 1.0]] * 3))
+    assert_all_forms_same(layer, torch.randn(2, 4, 3, 3))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("groups", [1, 3, 12])
+def test_ordinary_and_depthwise_convolutions(groups, stride):
+    layer = nn.Conv2d(12, 24, 3, stride, 1, groups=groups)
+    assert_all_forms_same(layer, torch.randn(2, 12, 11, 6))
+
+
+def test_residual_and_relu_are_part_of_every_form():
+    layer = FLGConv2d(8, 12, 1, 3)
+    x, residual = torch.randn(2, 8, 4, 4), torch.randn(2, 12, 4, 4)
+    frozen = from_convolution(layer, relu=True)
+    with torch.no_grad():
+        expected = torch.relu(layer(x) + residual)
+        kept = residual.clone()
+        for form in frozen.available_forms():
+            assert_same(frozen.use(form)(x, residual), expected)
+            assert torch.equal(residual, kept)
+
+
+def test_every_thread_count_computes_the_same():
+    layers = [FLGConv2d(37, 41, 3, 5, padding=1), FLGConv2d(64, 64, 1, 8), nn.Conv2d(3, 16, 7, 2, 3)]
+    for layer in layers:
+        frozen = from_convolution(layer)
+        frozen.use(frozen.available_forms()[0])
+        for batch in (1, 3, 8):
+            x = torch.randn(batch, layer.in_channels, 12, 12)
+            with torch.no_grad():
+                expected = frozen(x)
+                try:
+                    torch.set_num_threads(2)
+                    assert_same(frozen(x), expected, 1e-6)
+                finally:
+                    torch.set_num_threads(1)
+
+
+def test_new_weights_are_used():
+    one, other = (from_convolution(FLGConv2d(8, 8, 1, 1)) for _ in range(2))
+    x = torch.randn(1, 8, 4, 4)
+    with torch.no_grad():
+        for form in one.available_forms():
+            one.use(form)(x)
+            other.use(form)
+        one.load_state_dict(other.state_dict())
+        for form in one.available_forms():
+            assert_same(one.use(form)(x), other.use(form)(x), 1e-6)
+
+
+def test_wrong_inputs_never_reach_the_kernel():
+    frozen = from_convolution(FLGConv2d(8, 8, 3, 2))
+    frozen.use(frozen.available_forms()[0])
+    for wrong in (torch.randn(1, 7, 5, 5), torch.randn(1, 8, 2, 2)):
+        with pytest.raises((RuntimeError, IndexError)):
+            frozen(wrong)
+
+
+def test_a_new_plan_is_used():
+    layer = from_convolution(FLGConv2d(8, 8, 1, 2))
+    x = torch.randn(1, 8, 4, 4)
+    for form in layer.available_forms():
+        layer.plan = replace(layer.plan, relu=False)
+        expected = layer.use(form)(x).relu()
+        layer.plan = replace(layer.plan, relu=True)
+        assert torch.equal(layer(x), expected)
+
+
+def test_a_form_that_a_layer_does_not_have_gets_a_sentence():
+    frozen = from_convolution(nn.Conv2d(4, 4, 3, groups=4))
+    with pytest.raises(ValueError, match="it has"):
+        frozen.use("matmul")
+    with pytest.raises(ValueError, match="must be one of"):
+        frozen.use("fast")
