@@ -1,0 +1,29 @@
+"""Files that are there whole or not at all: a kill or a full disk leaves what was there before, never half a file."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Writes a file beside its place and moves it there when it is complete.
+
+    Args:
+        path: of the file, in a folder that exists; what is there now is replaced.
+        write: writes the content to the path that it is given, whose name is that of `path`.
+
+    Raises:
+        OSError: if the file cannot be written, with a sentence; what was there before is still there, whole. What else
+            `write` raises passes through, and leaves nothing behind either.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            part = Path(folder) / path.name
+            write(part)
+            os.replace(part, path)
+    except OSError as error:
+        raise OSError(
+            f"{path} could not be written ({error}); what was there before is untouched: make room, or choose a folder "
+            f"that exists and that you may write to, instead of {path.parent}"
+        ) from error
