@@ -1,4 +1,7 @@
-"""The command line: `flgc check | notebooks | data | train | sweep | figures | freeze | bench`."""
+"""The command line: `flgc check | notebooks | data | train | sweep | figures | freeze | bench`.
+
+A command imports what it needs when it runs: help, and a mistyped option, should be answered at once.
+"""
 
 import sys
 from pathlib import Path
@@ -6,19 +9,14 @@ from pathlib import Path
 import tyro
 from tyro.extras import SubcommandApp
 
-from flgc_lib import data as datasets
 from flgc_lib import environment
-from flgc_lib.bench import measure as benchmark
-from flgc_lib.course import session as course
-from flgc_lib.experiment import checkpoint as deploy
+from flgc_lib.bench.settings import BenchSettings
+from flgc_lib.course.session import Mode
 from flgc_lib.experiment import grids
-from flgc_lib.experiment import sweep as experiments
-from flgc_lib.experiment.training import Device, Settings
-from flgc_lib.figures import draw, tables
+from flgc_lib.experiment.settings import Device, Settings
+from flgc_lib.files import RESULTS, ROOT
 
 app = SubcommandApp()
-RESULTS = Path("data/results")
-ROOT = Path("data")
 NOTEBOOKS = Path("notebooks")
 
 
@@ -31,7 +29,7 @@ def check() -> None:
 @app.command
 def notebooks(
     *,
-    mode: course.Mode = "standard",
+    mode: Mode = "standard",
     into: Path = NOTEBOOKS,
     only: tuple[str, ...] = (),
     workers: int = 2,
@@ -46,7 +44,9 @@ def notebooks(
         workers: notebooks side by side.
         measure: note the run times for the opening cells; do it on a computer that does nothing else.
     """
-    failures = course.execute_all(mode, into, only=only, workers=workers, measure=measure)
+    from flgc_lib.course.session import execute_all
+
+    failures = execute_all(mode, into, only=only, workers=workers, measure=measure)
     if failures:
         sys.exit(f"flgc: {len(failures)} notebooks failed: {', '.join(failures)}")
 
@@ -62,7 +62,9 @@ def data(source: str, *, name: str | None = None, root: Path = ROOT) -> None:
         name: what `--data` of train and sweep calls it; by default cifar10, or the folder's or archive's name.
         root: folder for datasets.
     """
-    dataset = datasets.prepare(source, name, root)
+    from flgc_lib.data import prepare
+
+    dataset = prepare(source, name, root)
     print(
         f"{dataset.name}: {len(dataset.train_labels)} training and {len(dataset.test_labels)} test images, "
         f"fingerprint {dataset.fingerprint}; use it with --data {dataset.name}"
@@ -92,8 +94,10 @@ def train(
         devices: how many of them; they share each batch.
         threads: of PyTorch on the processor; all cores by default.
     """
+    from flgc_lib.experiment import sweep
+
     if run is None:
-        row = experiments.run(
+        row = sweep.run(
             settings,
             results=results,
             root=root,
@@ -104,7 +108,7 @@ def train(
         )
         print(f"{row['run']}: test accuracy {row['test_accuracy']:.2%}, {row['macs'] / 1e6:.1f} MMAC")
         return
-    recorded, again = experiments.rerun(run, results=results, root=root, device=device)
+    recorded, again = sweep.rerun(run, results=results, root=root, device=device)
     same = recorded["test_accuracy"] == again["test_accuracy"]
     print(
         f"{run}: test accuracy {again['test_accuracy']!r}, recorded {recorded['test_accuracy']!r}: "
@@ -142,7 +146,9 @@ def sweep(
         workers: runs side by side.
         threads: of each worker.
     """
-    failures = experiments.sweep(
+    from flgc_lib.experiment.sweep import sweep as run_missing
+
+    failures = run_missing(
         grids.grid(grid, data), results=results, root=root, device=device, workers=workers, threads=threads
     )
     if failures:
@@ -165,6 +171,8 @@ def figures(
         documents: whose tables, between `<!-- table: GRID -->` and `<!-- /table -->`, are filled in, if they exist.
         check: change nothing; compare the stored figures' numbers, and the tables, with the records.
     """
+    from flgc_lib.figures import draw, tables
+
     texts = {path: tables.filled(path, results) for path in documents if path.exists()}
     if check:
         problems = draw.check(results, folder)
@@ -194,18 +202,22 @@ def freeze(checkpoint: Path, output: Path, *, batch: int = 1, size: int = 32, tu
         size: their height and width, pixels.
         tune: time several exact forms of every layer on this machine and keep the fastest.
     """
-    deploy.freeze_checkpoint(checkpoint, output, batch=batch, size=size, tune=tune)
+    from flgc_lib.experiment.checkpoint import freeze_checkpoint
+
+    freeze_checkpoint(checkpoint, output, batch=batch, size=size, tune=tune)
     print(f"{output}: {output.stat().st_size / 1e6:.2f} MB, from {checkpoint.stat().st_size / 1e6:.2f} MB")
 
 
 @app.command
-def bench(settings: tyro.conf.OmitArgPrefixes[benchmark.BenchSettings]) -> None:
+def bench(settings: tyro.conf.OmitArgPrefixes[BenchSettings]) -> None:
     """Measure dense, grouped, masked and frozen networks side by side on this machine.
 
     Args:
         settings: what to measure.
     """
-    benchmark.bench(settings)
+    from flgc_lib.bench.measure import bench as measure
+
+    measure(settings)
 
 
 def main() -> None:

@@ -1,9 +1,17 @@
-"""Files that are there whole or not at all: a kill or a full disk leaves what was there before, never half a file."""
+"""Files: where they are kept, and how they are there whole or not at all.
+
+A kill or a full disk leaves what was there before, never half a file.
+"""
 
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+ROOT = Path("data")
+"""Folder of datasets and checkpoints, in the working directory; a default that every caller can change."""
+RESULTS = ROOT / "results"
+"""Folder of the records, likewise."""
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
@@ -18,7 +26,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
             `write` raises passes through, and leaves nothing behind either.
     """
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".part", dir=path.parent) as folder:
             part = Path(folder) / path.name
             write(part)
             os.replace(part, path)

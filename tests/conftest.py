@@ -10,17 +10,16 @@ from PIL import Image
 
 from flgc_lib import data
 from flgc_lib.experiment.records import read_epochs, read_groups, read_runs
-from flgc_lib.experiment.training import Settings
+from flgc_lib.experiment.settings import Settings
 
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    """Tensors this small only wait for a second thread; and what Lightning switches on is switched off again."""
+    """Tensors this small only wait for a second thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture(scope="session")

@@ -9,20 +9,19 @@ from flgc_lib.experiment.analysis import (
     Records,
     accuracy_by_groups,
     answer,
-    copied,
     copies_by_layer,
     group_sizes,
     interval,
-    layers,
     moves_by_epoch,
     of_grid,
     paired,
     paired_differences,
-    transitions,
     verdict,
 )
+from flgc_lib.experiment.assignments import copied, layers
 from flgc_lib.experiment.records import RUN_COLUMNS, write_record
-from flgc_lib.experiment.training import Settings, fit
+from flgc_lib.experiment.settings import Settings
+from flgc_lib.experiment.training import fit
 
 ACCURACIES = {  # by method: seed -> accuracy at G = 4
     "flgc": {0: 0.60, 1: 0.64, 2: 0.50},
@@ -201,25 +200,6 @@ EXAMPLE = arrays(  # 4 channels, 2 filters, 2 groups, 2 epochs
     inputs=[[[1, 0], [1, 0], [0, 1], [0, 1]], [[1, 1], [0, 1], [1, 1], [1, 0]]],
     copies=[0, 1, 2],
 )
-
-
-def test_layers_by_hand():
-    (row,) = layers(EXAMPLE).to_dict("records")
-    assert row == {
-        "layer": "layer1.0.conv1", "place": 0, "channels": 4, "filters": 2, "copies": 2,
-        "channels_moved": 50, "filters_moved": 50,
-    }  # fmt: skip
-
-
-def test_transitions_by_hand():
-    flow = transitions(np.array([0, 0, 0, 1, 1, 2]), np.array([0, 1, 1, 1, 1, 0]), groups=4)
-    assert flow.tolist() == [[1, 2, 0, 0], [0, 2, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
-
-
-def test_copied_lists_who_is_copied_where():
-    # At the end the own groups are 0, 1, 1, 0: channel 0 is copied into 1, channel 2 into 0.
-    assert copied(EXAMPLE).values.tolist() == [["layer1.0.conv1", 0, 0, 1], ["layer1.0.conv1", 2, 1, 0]]
-    assert copied(EXAMPLE, snapshot=0).empty
 
 
 def test_group_sizes_over_the_equal_size(monkeypatch):

@@ -1,11 +1,11 @@
 """The command line: help that a student understands, a sentence for every mistake, and one run from end to end."""
 
+import subprocess
 import sys
 
 import pytest
 
 from flgc_lib import cli
-from flgc_lib.experiment import sweep as experiments
 from flgc_lib.experiment.grids import grid
 from flgc_lib.experiment.records import read_runs, write_record
 
@@ -69,6 +69,12 @@ def test_every_setting_is_explained(flgc, monkeypatch):
         "all cores by default",
     ):
         assert words in out
+
+
+def test_help_is_quick_because_it_loads_no_command():
+    loaded = "{'lightning', 'torchvision', 'pandas', 'numba', 'matplotlib.pyplot', 'seaborn'} & set(sys.modules)"
+    code = f"import sys, flgc_lib.cli; sys.exit(' '.join({loaded}))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == ""
 
 
 @pytest.mark.parametrize(
@@ -147,7 +153,7 @@ def test_a_sweep_on_the_chosen_data_says_how_many_runs_failed(flgc, tmp_path, mo
         asked.update(options, settings=settings)
         return {"one": "why", "other": "why"} if options["workers"] == 3 else {}
 
-    monkeypatch.setattr(experiments, "sweep", sweep)
+    monkeypatch.setattr("flgc_lib.experiment.sweep.sweep", sweep)
     code, _, err = flgc(f"sweep --grid first --data other --results {tmp_path} --workers 3 --threads 2")
     assert code == 1
     assert err.startswith("flgc: 2 runs failed; ")

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from flgc_lib.experiment import records
-from flgc_lib.experiment import sweep as experiments
+from flgc_lib.experiment import records, sweep
+from flgc_lib.experiment.assignments import learned_layers
 from flgc_lib.experiment.records import (
     OF_LAST_EPOCH,
     RUN_COLUMNS,
@@ -26,7 +26,7 @@ from flgc_lib.experiment.records import (
     settings_of,
     write_record,
 )
-from flgc_lib.experiment.training import Classifier, learned_layers
+from flgc_lib.experiment.training import Classifier
 
 REPOSITORY = Path(__file__).parents[1]
 COMMITTED = REPOSITORY / "data" / "results"
@@ -188,16 +188,16 @@ def test_a_run_whose_record_failed_is_recorded_without_training_again(
     with monkeypatch.context() as patch:
         full_disk(patch, name.replace("NAME", settings.id))
         with pytest.raises(OSError, match="kept in its checkpoint"):
-            experiments.run(settings, results=results, root=root, device="cpu")
+            sweep.run(settings, results=results, root=root, device="cpu")
     assert read_runs(results).empty
 
     with monkeypatch.context() as patch:
         patch.setattr(Classifier, "training_step", lambda module, batch: pytest.fail("it was trained again"))
-        row = experiments.run(settings, results=results, root=root, device="cpu")
+        row = sweep.run(settings, results=results, root=root, device="cpu")
     assert read_runs(results).to_dict("records") == [row]
 
     shutil.rmtree(root / "runs")
-    experiments.run(settings, results=tmp_path / "undisturbed", root=root, device="cpu")
+    sweep.run(settings, results=tmp_path / "undisturbed", root=root, device="cpu")
     assert everything(results) == everything(tmp_path / "undisturbed")
 
 

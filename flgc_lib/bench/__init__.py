@@ -1,1 +1,1 @@
-"""The benchmark: `candidates` says what is compared, `measure` times it, `report` shows it."""
+"""The benchmark: `settings` says how much, `candidates` what, `measure` times it, `report` shows it."""

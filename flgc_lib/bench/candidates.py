@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse as fold_norms
 from torch.nn import functional as F
 
+from flgc_lib.experiment.assignments import Kind, array_name
 from flgc_lib.experiment.records import read_groups
 from flgc_lib.frozen import freeze
 from flgc_lib.frozen.export import export_onnx
@@ -99,11 +100,15 @@ def with_groups_of(model: nn.Module, results: Path, run: str) -> nn.Module:
     Copies are part of the record for some layers only, and are left out.
     """
     recorded = read_groups(results, run)
+
+    def take_over(logits: Tensor, name: str, kind: Kind) -> None:
+        last = torch.from_numpy(recorded[array_name(name, kind)][-1]).long()
+        logits.copy_(F.one_hot(last, logits.shape[1]))
+
     for name, layer in model.named_modules():
-        if isinstance(layer, FLGConv2d) and f"{name}.channel_group" in recorded:
-            for logits, kind in ((layer.input_logits, "channel_group"), (layer.filter_logits, "filter_group")):
-                last = torch.from_numpy(recorded[f"{name}.{kind}"][-1]).long()
-                logits.copy_(F.one_hot(last, layer.groups))
+        if isinstance(layer, FLGConv2d) and array_name(name, "channel_group") in recorded:
+            take_over(layer.input_logits, name, "channel_group")
+            take_over(layer.filter_logits, name, "filter_group")
     return model
 
 

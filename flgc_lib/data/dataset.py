@@ -5,10 +5,10 @@ worker processes. An epoch of augmented batches costs about half a second on one
 """
 
 import hashlib
-import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from flgc_lib.data import shapes, sources
+from flgc_lib.files import ROOT, write_whole
 
 # CIFAR-10's per-channel statistics, pixels in [0, 1]. They serve every dataset, so that a batch depends on its
 # images alone; batch normalisation makes up for another dataset's other statistics.
@@ -83,7 +84,7 @@ def synthetic(seed: int = 0, *, train: int = 10_000, test: int = 2_000) -> Datas
     return Dataset("synthetic", _fingerprint(*tensors), shapes.CLASSES, *tensors)
 
 
-def load(name: str = "synthetic", root: Path = Path("data")) -> Dataset:
+def load(name: str = "synthetic", root: Path = ROOT) -> Dataset:
     """The dataset of that name, from the cache under `root`; "synthetic" is made on the spot. Never downloads.
 
     Raises:
@@ -109,7 +110,7 @@ def load(name: str = "synthetic", root: Path = Path("data")) -> Dataset:
     return dataset
 
 
-def prepare(source: str, name: str | None = None, root: Path = Path("data")) -> Dataset:
+def prepare(source: str, name: str | None = None, root: Path = ROOT) -> Dataset:
     """Decodes a source once and caches it at `root`/cache/NAME.pt, where `load` finds it.
 
     Args:
@@ -135,12 +136,7 @@ def prepare(source: str, name: str | None = None, root: Path = Path("data")) -> 
     path = _cache_path(name, root)
     dataset = Dataset(name, _fingerprint(*splits[2:]), *splits[1:])
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        torch.save({f: getattr(dataset, f) for f in dataset.__dataclass_fields__}, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, partial(torch.save, {f.name: getattr(dataset, f.name) for f in fields(dataset)}))
     return dataset
 
 

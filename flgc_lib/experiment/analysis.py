@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from flgc_lib.experiment.assignments import Arrays, Kind, array_name, layers
 from flgc_lib.experiment.grids import Grid, grid
 from flgc_lib.experiment.records import read_epochs, read_groups, read_runs
 from flgc_lib.methods import METHODS, Method
 
 Pair = tuple[Method, Method]
-Arrays = dict[str, np.ndarray]  # those of groups/<run>.npz
 
 PAIRS: tuple[Pair, ...] = (
     ("flgc-dup", "flgc"),
@@ -32,6 +32,7 @@ both questions once more for groups that are learned in another way."""
 JUDGED_FROM = 5
 """Seeds: a bootstrap interval from fewer is much too narrow (notebook 07 measures how much), so none is judged by."""
 QUANTILES = {"smallest": 0, "low": 0.1, "median": 0.5, "high": 0.9, "largest": 1}
+_GROUPED: dict[str, Kind] = {"channels": "channel_group", "filters": "filter_group"}
 _REGROUPING = [name for name, facts in METHODS.items() if facts.regroups and facts.control_of is None]
 """Methods of which moves are shown; a control moves as what it is a control of."""
 
@@ -260,8 +261,8 @@ def group_sizes(records: Records) -> pd.DataFrame:
         if row["method"] not in _REGROUPING:
             continue
         for layer in layers(arrays)["layer"]:
-            for kind, key in (("channels", "channel_group"), ("filters", "filter_group")):
-                history = arrays[f"{layer}.{key}"]
+            for kind, array in _GROUPED.items():
+                history = arrays[array_name(layer, array)]
                 for moment, groups_of in (("start", history[0]), ("end", history[-1])):
                     sizes = np.bincount(groups_of, minlength=row["groups"]) * row["groups"] / history.shape[1]
                     collected.setdefault((row["method"], row["groups"], kind, moment), []).append(sizes)
@@ -272,58 +273,6 @@ def group_sizes(records: Records) -> pd.DataFrame:
         rows.append([method, groups, kind, moment, *quantiles.tolist(), 100 * float((sizes == 0).mean())])
     table = pd.DataFrame(rows, columns=["method", "groups", "kind", "moment", *QUANTILES, "empty"])
     return table.sort_values(["groups", "kind"], kind="stable", ignore_index=True)
-
-
-# One run's assignments: the arrays of its npz, or of a network that was trained just now.
-
-
-def layers(arrays: Arrays) -> pd.DataFrame:
-    """The layers of a run in the network's order, with what became of them.
-
-    Returns:
-        Columns layer, place (0, 1, …), channels (C), filters (N), copies at the end, and the share of channels and
-        filters in % whose group at the end is not that of the start.
-    """
-    names = [key.removesuffix(".channel_group") for key in arrays if key.endswith(".channel_group")]
-    rows = []
-    for place, name in enumerate(names):
-        channels, filters = arrays[f"{name}.channel_group"], arrays[f"{name}.filter_group"]
-        rows.append(
-            {
-                "layer": name,
-                "place": place,
-                "channels": channels.shape[1],
-                "filters": filters.shape[1],
-                "copies": int(arrays[f"{name}.copies"][-1]),
-                "channels_moved": 100 * float((channels[0] != channels[-1]).mean()),
-                "filters_moved": 100 * float((filters[0] != filters[-1]).mean()),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def transitions(before: np.ndarray, after: np.ndarray, groups: int) -> np.ndarray:
-    """Flow between groups, (G, G): how many channels were in group i (row) before and are in group j (column) after."""
-    flow = np.zeros((groups, groups), dtype=int)
-    np.add.at(flow, (before, after), 1)
-    return flow
-
-
-def copied(arrays: Arrays, snapshot: int = -1) -> pd.DataFrame:
-    """Who is copied where: a row for each copy, with layer, channel, its own group and the group it is copied into.
-
-    Args:
-        arrays: of a run.
-        snapshot: position in `snapshots`: 0 start, 1 half-way, -1 end.
-    """
-    epoch = arrays["snapshots"][snapshot]
-    rows = []
-    for name in layers(arrays)["layer"]:
-        inputs, own = arrays[f"{name}.inputs"][snapshot], arrays[f"{name}.channel_group"][epoch]
-        for channel, group in np.argwhere(inputs).tolist():
-            if group != own[channel]:
-                rows.append({"layer": name, "channel": channel, "own": int(own[channel]), "into": group})
-    return pd.DataFrame(rows, columns=["layer", "channel", "own", "into"])
 
 
 def _cells(runs: pd.DataFrame) -> Iterator[tuple[str, int, pd.DataFrame]]:

@@ -1,19 +1,92 @@
-"""From a training checkpoint to a frozen file: what `flgc freeze` does."""
+"""A run's checkpoint, `last.ckpt`: what the library puts into it, its one reader, and freezing its network.
 
+The rest of the file is Lightning's: the network's state under "state_dict", those of optimisers and loops.
+"""
+
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from flgc_lib.experiment.training import Settings
+from flgc_lib.experiment.settings import Settings
 from flgc_lib.frozen import FrozenNetwork, freeze, save
 
-PREFIX = "model."  # of the network's entries in a checkpoint of training
+_ENTRY = "flgc"  # what the library adds to Lightning's content
+_PREFIX = "model."  # of the network's entries in "state_dict": the attribute of `Classifier`
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a resumed run needs besides Lightning's state, so that it writes the same records.
+
+    Attributes:
+        settings: of the training.
+        fingerprint: of the dataset.
+        history: see `Classifier`.
+        assignments: see `Classifier`.
+    """
+
+    settings: Settings
+    fingerprint: str
+    history: list[dict[str, float]]
+    assignments: dict[str, list[Tensor]]
+
+    def put_into(self, content: dict[str, Any]) -> None:
+        """Adds it to the content of a checkpoint; plain types only, so that nothing in the file needs to be run."""
+        content[_ENTRY] = vars(self) | {"settings": asdict(self.settings)}
+
+    @staticmethod
+    def of(content: dict[str, Any]) -> "Saved":
+        """Takes it out again."""
+        entry = content[_ENTRY]
+        return Saved(**entry | {"settings": Settings(**entry["settings"])})
+
+
+def read_checkpoint(path: Path, *, advice: str) -> tuple[Saved, dict[str, Tensor]]:
+    """Reads a checkpoint and runs no code from it.
+
+    Args:
+        path: of the file.
+        advice: what to do if it is none of this library's, for the error.
+
+    Returns:
+        What the library saved, and the state dict of `settings.network()` after the last epoch.
+
+    Raises:
+        ValueError: if the file is missing, damaged, or not a checkpoint of this library.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        state = {k.removeprefix(_PREFIX): v for k, v in content["state_dict"].items() if k.startswith(_PREFIX)}
+        return Saved.of(content), state
+    except Exception as error:  # a missing file, unpickling, a truncated archive, a foreign content: many kinds
+        raise ValueError(f"{path} is not a checkpoint written by `flgc train`, or it is damaged: {advice}") from error
+
+
+def check_checkpoint(path: Path, settings: Settings, fingerprint: str) -> None:
+    """Refuses a checkpoint that these settings on this dataset did not write.
+
+    Raises:
+        ValueError: saying what differs and what to do.
+    """
+    advice = f"move {path} away to start this run afresh, or give another folder"
+    saved, _ = read_checkpoint(path, advice=advice)
+    found = asdict(saved.settings)
+    differing = [
+        f"{name} was {found[name]!r}, not {value!r}" for name, value in asdict(settings).items() if found[name] != value
+    ]
+    if saved.fingerprint != fingerprint:
+        differing.append(f"the data had fingerprint {saved.fingerprint}, not {fingerprint}")
+    if differing:
+        raise ValueError(f"{path} belongs to another run ({'; '.join(differing)}): {advice}")
 
 
 def freeze_checkpoint(
     checkpoint: Path, output: Path, *, batch: int = 1, size: int = 32, tune: bool = True
 ) -> FrozenNetwork:
-    """Freezes the network of a checkpoint, writes it, and returns it.
+    """Freezes the network of a checkpoint, writes it, and returns it: what `flgc freeze` does.
 
     Args:
         checkpoint: `last.ckpt` of a run.
@@ -25,15 +98,10 @@ def freeze_checkpoint(
     Raises:
         ValueError: if the file is no checkpoint of this library.
     """
-    try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        saved, state = content["flgc"]["settings"], content["state_dict"]
-    except Exception as error:  # a missing file, a foreign or truncated one raise many kinds
-        raise ValueError(
-            f"{checkpoint} is not a checkpoint written by `flgc train`; give the path of a run's last.ckpt"
-        ) from error
-    model = Settings(**saved | {"depths": tuple(saved["depths"])}).network()
-    model.load_state_dict({key.removeprefix(PREFIX): value for key, value in state.items() if key.startswith(PREFIX)})
-    frozen = freeze(model, torch.randn(batch, 3, size, size) if tune else None)
+    saved, state = read_checkpoint(checkpoint, advice="give the path of a run's last.ckpt")
+    model = saved.settings.network()
+    model.load_state_dict(state)
+    example = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0)) if tune else None
+    frozen = freeze(model, example)
     save(frozen, output)
     return frozen

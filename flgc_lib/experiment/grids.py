@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import product
 from typing import Literal, get_args
 
-from flgc_lib.experiment.training import CopyTime, Settings
+from flgc_lib.experiment.settings import CopyTime, Settings
 from flgc_lib.layers import Score
 from flgc_lib.methods import Method
 

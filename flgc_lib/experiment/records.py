@@ -3,12 +3,12 @@
 Every file is replaced whole, under a lock, so that neither a kill nor a full disk leaves half a record.
 """
 
-import os
 import platform
 import re
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from flgc_lib.experiment.training import Settings
+from flgc_lib.experiment.settings import Settings
+from flgc_lib.files import write_whole
 
 SETTINGS = tuple(f.name for f in fields(Settings))
 RUN_COLUMNS = (
@@ -122,7 +123,7 @@ def write_record(
         results: the folder of the records; made if missing.
         run: the columns of `runs.csv`.
         epochs: `Classifier.history`.
-        assignments: `Classifier.assignments`.
+        assignments: `Classifier.assignments`, see `flgc_lib.experiment.assignments`.
 
     Raises:
         OSError: if a file cannot be written, with a sentence; what was there before is still there, whole.
@@ -133,16 +134,16 @@ def write_record(
         with FileLock(results / ".lock"):
             if assignments:
                 arrays = {key: np.stack([value.numpy() for value in values]) for key, values in assignments.items()}
-                _replace(results / "groups" / f"{name}.npz", lambda path: _save_arrays(path, arrays))
+                write_whole(results / "groups" / f"{name}.npz", partial(_save_arrays, arrays))
             rows = pd.DataFrame([{"run": name, **row} for row in epochs], columns=list(EPOCH_COLUMNS))
             _merge(results / "epochs.csv", read_epochs(results), rows, ["run", "epoch"])
             row = pd.DataFrame([run], columns=list(RUN_COLUMNS))
             _merge(results / "runs.csv", read_runs(results), row, ["run"])
     except OSError as error:
         raise OSError(
-            f"the record of {name} could not be written to {results} ({error}); the earlier records are whole and the "
-            "finished run is kept in its checkpoint: make room, or make the folder writable, and start the same "
-            "command again"
+            f"the record of {name} could not be written to {results} ({error.__cause__ or error}); the earlier "
+            "records are whole and the finished run is kept in its checkpoint: make room, or make the folder writable, "
+            "and start the same command again"
         ) from error
 
 
@@ -167,7 +168,9 @@ def processor_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     table = Path("/proc/cpuinfo")  # Linux's platform.processor() is often empty
-    named = re.search(r"^model name\s*: (.+)$", table.read_text(), re.MULTILINE) if table.exists() else None
+    named = (
+        re.search(r"^model name\s*: (.+)$", table.read_text(encoding="utf-8"), re.MULTILINE) if table.exists() else None
+    )
     return named[1] if named else platform.processor() or platform.machine()
 
 
@@ -175,7 +178,7 @@ def _read(path: Path, columns: tuple[str, ...], key: list[str]) -> pd.DataFrame:
     if not path.exists():
         return pd.DataFrame(columns=list(columns))
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""], encoding="utf-8")
     except (ValueError, pd.errors.ParserError) as error:
         reason = str(error).strip()
         raise ValueError(f"{path} is not a readable table ({reason}): restore it, for example with git") from error
@@ -209,21 +212,11 @@ def _broken(path: Path, position: int, what: str) -> str:
     return f"{path}, line {position + 2}: broken row: {what}; remove the row, or restore the file with git"
 
 
+def _save_arrays(arrays: dict[str, np.ndarray], path: Path) -> None:
+    np.savez_compressed(path, **arrays)  # type: ignore[arg-type] # one array may be called like an option, none is
+
+
 def _merge(path: Path, old: pd.DataFrame, new: pd.DataFrame, key: list[str]) -> None:
     old = old[old["run"] != new["run"].iloc[0]]
     table = pd.concat([old, new]) if len(old) else new
-    _replace(path, lambda part: table.sort_values(key).to_csv(part, index=False))
-
-
-def _save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    with open(path, "wb") as file:  # given a name, numpy would append .npz to it
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-
-
-def _replace(path: Path, write: Callable[[Path], None]) -> None:
-    part = path.with_name(f".{path.name}.part")
-    try:
-        write(part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(path, lambda part: table.sort_values(key).to_csv(part, index=False, encoding="utf-8"))

@@ -3,10 +3,11 @@
 Source: Motohashi and Yamauchi, section 4; the protocol stands in data/results/README.md.
 """
 
+import copy
 import os
 import tempfile
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import nn
 
 from flgc_lib.cost import count
 from flgc_lib.data import load
+from flgc_lib.experiment.assignments import learned_layers
 from flgc_lib.experiment.records import (
     OF_LAST_EPOCH,
     code_version,
@@ -26,14 +28,16 @@ from flgc_lib.experiment.records import (
     settings_of,
     write_record,
 )
-from flgc_lib.experiment.training import Device, Settings, fit, learned_layers
+from flgc_lib.experiment.settings import Device, Settings
+from flgc_lib.experiment.training import fit
+from flgc_lib.files import RESULTS, ROOT
 
 
 def run(
     settings: Settings,
     *,
-    results: Path = Path("data/results"),
-    root: Path = Path("data"),
+    results: Path = RESULTS,
+    root: Path = ROOT,
     device: Device = "auto",
     devices: int = 1,
     threads: int | None = None,
@@ -53,13 +57,12 @@ def run(
     Returns:
         The row of `runs.csv`.
     """
-    if threads is not None:
-        torch.set_num_threads(threads)
     folder = root / "runs" / settings.trained.id
     folder.mkdir(parents=True, exist_ok=True)
     # A second sweep, or a worker that outlived a killed one, may be at it. Of several devices, the first one's process
     # holds the lock for all: Lightning starts the others from inside `fit`.
-    with FileLock(folder / ".lock") if os.environ.get("LOCAL_RANK", "0") == "0" else nullcontext():
+    lock = FileLock(folder / ".lock") if os.environ.get("LOCAL_RANK", "0") == "0" else nullcontext()
+    with lock, _threads(threads):
         done = read_runs(results)
         if settings.id in set(done["run"]):
             return done[done["run"] == settings.id].iloc[0].to_dict()
@@ -88,8 +91,8 @@ def run(
 def sweep(
     settings: Sequence[Settings],
     *,
-    results: Path = Path("data/results"),
-    root: Path = Path("data"),
+    results: Path = RESULTS,
+    root: Path = ROOT,
     device: Device = "auto",
     workers: int = 1,
     threads: int = 1,
@@ -126,8 +129,8 @@ def sweep(
 def rerun(
     name: str,
     *,
-    results: Path = Path("data/results"),
-    root: Path = Path("data"),
+    results: Path = RESULTS,
+    root: Path = ROOT,
     device: Device = "auto",
 ) -> tuple[dict[Any, Any], dict[Any, Any]]:
     """Runs a recorded run once more, from its start and with as many threads, and leaves the records alone.
@@ -156,6 +159,17 @@ def rerun(
     return recorded, again
 
 
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """So many threads of PyTorch, None for as many as there are, and afterwards as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _attempt(settings: Settings, **options: Any) -> tuple[str, str]:  # noqa: ANN401 - passed on to `run`
     try:
         run(settings, **options)
@@ -169,16 +183,12 @@ def _costs(model: nn.Module, settings: Settings) -> dict[str, int]:
     input_size = (3, 32, 32)
     dense = replace(settings, method="dense", soft_start=0.0, copy_time="training")
     cost = count(model, input_size)
-    layers = learned_layers(model).values()
-    top_k = [layer.duplicate_top_k for layer in layers]
-    for layer in layers:
+    plain = copy.deepcopy(model)  # the trained one keeps its rule
+    for layer in learned_layers(plain).values():
         layer.duplicate_top_k = None
-    without_copies = count(model, input_size)
-    for layer, k in zip(layers, top_k, strict=True):
-        layer.duplicate_top_k = k
     return {
         "parameters": cost.parameters,
         "macs_dense": count(dense.network(), input_size).macs,
-        "macs_grouped": without_copies.macs,
+        "macs_grouped": count(plain, input_size).macs,
         "macs": cost.macs,
     }

@@ -1,161 +1,32 @@
-"""Trains one network: settings, Lightning module, and what is measured after every epoch.
+"""Trains one network: Lightning module, `fit`, and what is measured after every epoch.
 
 Source: Motohashi and Yamauchi, section 4.
 """
 
-import hashlib
-import json
 import logging
 import math
-import os
 import sys
 import time
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar
-from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flgc_lib.data import Batches, Dataset
-from flgc_lib.grouping import check_choice, membership
-from flgc_lib.layers import FLGConv2d, Score
-from flgc_lib.methods import METHODS, ClusteredConv2d, Method
-from flgc_lib.resnet import Stem, Where, resnet
+from flgc_lib.experiment.assignments import Recorder, learned_layers
+from flgc_lib.experiment.checkpoint import Saved, check_checkpoint
+from flgc_lib.experiment.settings import Device, Settings
+from flgc_lib.files import write_whole
+from flgc_lib.layers import Score
+from flgc_lib.methods import ClusteredConv2d
 
-Precision = Literal["bf16", "fp32"]
-CopyTime = Literal["training", "post-hoc"]
-Device = Literal["auto", "cpu", "cuda", "mps"]
 EVALUATION_BATCH = 500
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Everything that decides the numbers of a run. A default, once records exist, never changes: ids build on it."""
-
-    method: Method = "flgc"
-    """Which convolutions: dense, grouped, random, flgc, flgc-dup, ring, flgc-randdup, cluster, cluster-dup."""
-    groups: int = 8
-    """G, the number of groups of every replaced convolution (dense has one)."""
-    seed: int = 0
-    """Fixes initialisation, order of the images and augmentation, the same for all methods."""
-    data: str = "synthetic"
-    """Name of the dataset; others than synthetic come from `flgc data`."""
-    hold_out: int = 0
-    """Images taken out of the training set and tested on instead of the test set, for tuning."""
-    depths: tuple[int, ...] = (3, 4, 6, 3)
-    """Bottleneck blocks a stage; 3 4 6 3 is ResNet-50."""
-    width: float = 1.0
-    """Multiplies all channel counts; 1.0 is 64 channels in the stem."""
-    stem: Stem = "paper"
-    """paper: 3×3 stride 2 and max pool; cifar: 3×3 stride 1; imagenet: 7×7 stride 2 and max pool."""
-    where: Where = "block"
-    """Which convolutions are replaced: block, 3x3, 1x1 or all (block and projection shortcuts)."""
-    depthwise: bool = False
-    """Make the 3×3 convolutions depthwise."""
-    top_k: int = 3
-    """k of the duplication rule."""
-    score: Score = "logit"
-    """What the duplication rule compares: logit (S) or softmax."""
-    copy_time: CopyTime = "training"
-    """When the rule copies: in every forward pass of training, or post-hoc, into the network trained without copies."""
-    epochs: int = 10
-    """Passes over the training images."""
-    batch: int = 128
-    """Images a step, over all devices together."""
-    learning_rate: float = 0.1
-    """Peak of the one-cycle schedule of SGD for the weights."""
-    momentum: float = 0.9
-    """Of SGD."""
-    weight_decay: float = 5e-4
-    """Of convolutions and classifier; norms, biases, S and T have none."""
-    logit_learning_rate: float = 0.01
-    """Peak of the one-cycle schedule of Adam for S and T."""
-    assign_every: int = 1
-    """Steps from one update of the groups (S and T) to the next; in between they stay, and a step is cheaper."""
-    soft_start: float = 0.0
-    """Share of the training in which the weights outside the groups fade out; after it the groups stay. 0 for none."""
-    precision: Precision = "bf16"
-    """bf16 is mixed precision: products in bf16, weights, S and T in fp32."""
-
-    def __post_init__(self) -> None:
-        """Refuses settings that cannot be run; the network's own are checked by `resnet`."""
-        if self.method == "dense":  # one network, one id
-            object.__setattr__(self, "groups", 1)
-        object.__setattr__(self, "depths", tuple(self.depths))
-        for f in fields(self):  # 1 and 1.0 are one setting, and have one id
-            if isinstance(f.default, float):
-                object.__setattr__(self, f.name, float(getattr(self, f.name)))
-        for name in ("groups", "epochs", "batch", "top_k", "assign_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("seed", "hold_out"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
-        if not self.width > 0:
-            raise ValueError(f"width={self.width} must be positive; 1.0 is 64 channels in the stem")
-        if not self.depths or min(self.depths) < 1:
-            raise ValueError(f"depths={self.depths} must be at least one block in each of one or more stages")
-        check_choice("method", self.method, Method)
-        check_choice("precision", self.precision, Precision)
-        check_choice("copy_time", self.copy_time, CopyTime)
-        if not 0 <= self.soft_start < 1:
-            raise ValueError(f"soft_start={self.soft_start} must be a share of the training: at least 0, less than 1")
-        facts = METHODS[self.method]
-        if self.soft_start and not facts.masked:
-            raise ValueError(f"soft_start={self.soft_start} needs a method with a mask, not method={self.method!r}")
-        if not self.soft_start and facts.groups_from == "weights":
-            raise ValueError(
-                f"method={self.method!r} finds its groups in a soft start: give soft_start, for example 0.5"
-            )
-        if self.copy_time == "post-hoc" and facts.without_copies is None:
-            raise ValueError(
-                f"copy_time='post-hoc' makes copies in a trained flgc or cluster: it needs method='flgc-dup' or "
-                f"'cluster-dup', not {self.method!r}"
-            )
-
-    @property
-    def id(self) -> str:
-        """Name of the run: what a reader looks for, and a hash of every setting that is not the default.
-
-        Leaving defaults out keeps the ids of old records valid when a setting is added.
-        """
-        changed = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
-        digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
-        groups = "" if self.method == "dense" else f"-g{self.groups}"
-        return f"{self.method}{groups}-s{self.seed}-{digest}"
-
-    @property
-    def trained(self) -> "Settings":
-        """The run whose training and checkpoint are this one's: post-hoc copies come after a training without any."""
-        plain = METHODS[self.method].without_copies
-        if self.copy_time == "training" or plain is None:
-            return self
-        return replace(self, method=plain, top_k=Settings.top_k, score=Settings.score, copy_time="training")
-
-    def network(self) -> nn.Module:
-        """The network at its start, drawn from the seed; 10 classes."""
-        torch.manual_seed(self.seed)
-        return resnet(
-            self.depths,
-            stem=self.stem,
-            method=self.method,
-            groups=self.groups,
-            where=self.where,
-            depthwise=self.depthwise,
-            width=self.width,
-            top_k=self.top_k,
-            score=self.score,
-        )
-
-
-def learned_layers(model: nn.Module) -> dict[str, FLGConv2d]:
-    """The convolutions with learned (or frozen) assignment, by qualified name."""
-    return {name: m for name, m in model.named_modules() if isinstance(m, FLGConv2d)}
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> tuple[list[dict[str, Any]], list[nn.Parameter]]:
@@ -175,7 +46,7 @@ class Classifier(lightning.LightningModule):
 
     Attributes:
         history: one dict an epoch, the columns of `epochs.csv`.
-        assignments: the arrays of `groups/<run>.npz`, see `data/results/README.md`.
+        layers: the convolutions with groups, by name; see `learned_layers`.
     """
 
     def __init__(self, settings: Settings, dataset: Dataset) -> None:
@@ -188,8 +59,13 @@ class Classifier(lightning.LightningModule):
         self.layers = learned_layers(self.model)
         self.history: list[dict[str, float]] = []
         self._with_copies: dict[str, float] = {}
-        self.assignments: dict[str, list[Tensor]] = {}
-        self._record_assignments(epoch=0)
+        self._recorder = Recorder(self.layers, settings.epochs)
+        self._recorder.record(epoch=0)
+
+    @property
+    def assignments(self) -> dict[str, list[Tensor]]:
+        """The arrays of `groups/<run>.npz` so far, see `Recorder` and data/results/README.md."""
+        return self._recorder.arrays
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) -> logits of the classes (B, 10)."""
@@ -293,15 +169,14 @@ class Classifier(lightning.LightningModule):
                 f"{self.settings.id} diverged: in epoch {epoch} the train loss is {losses['train_loss']} and the test "
                 f"loss {losses['test_loss']}; lower learning_rate={self.settings.learning_rate}"
             )
-        self._record_assignments(epoch)
+        self._recorder.record(epoch)
         row = {
             "epoch": epoch,
             **losses,
-            **self._group_statistics(),
+            **self._recorder.statistics(),
             "seconds": time.perf_counter() - self._started,
         }
         self.history.append(row)
-        self.log_dict({k: float(v) for k, v in row.items()}, sync_dist=True)
         self.print(
             f"{self.settings.id}: epoch {epoch}/{self.settings.epochs}, train loss {row['train_loss']:.3f}, "
             f"accuracy {row['test_accuracy']:.2%}, {row['seconds']:.0f} s"
@@ -310,27 +185,20 @@ class Classifier(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what the records need, so that a resumed run writes the same ones."""
-        checkpoint["flgc"] = {
-            "settings": asdict(self.settings),
-            "fingerprint": self.dataset.fingerprint,
-            "history": self.history,
-            "assignments": self.assignments,
-        }
+        Saved(self.settings, self.dataset.fingerprint, self.history, self.assignments).put_into(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes it back."""
-        self.history = checkpoint["flgc"]["history"]
-        self.assignments = checkpoint["flgc"]["assignments"]
+        saved = Saved.of(checkpoint)
+        self.history, self._recorder.arrays = saved.history, saved.assignments
 
     def copy_post_hoc(self, top_k: int, score: Score) -> None:
         """Makes the rule's copies in the trained network, then tests and measures it once more, for `outcome`."""
         for layer in self.layers.values():
             layer.duplicate_top_k, layer.score = top_k, score
         self.trainer.validate(self, verbose=False)
-        for values in self.assignments.values():
-            values.pop()
-        self._record_assignments(self.settings.epochs)
-        self._with_copies = self._test_statistics() | self._group_statistics()
+        self._recorder.record_end_again()
+        self._with_copies = self._test_statistics() | self._recorder.statistics()
 
     @property
     def outcome(self) -> dict[str, float]:
@@ -341,50 +209,6 @@ class Classifier(lightning.LightningModule):
         """Mean loss and accuracy of the last test."""
         loss, correct, images = self.trainer.strategy.reduce(self._test, reduce_op="sum").tolist()
         return {"test_loss": loss / images, "test_accuracy": correct / images}
-
-    @torch.no_grad()
-    def _record_assignments(self, epoch: int) -> None:
-        """Every epoch the group of each channel and filter; at the start, half-way and at the end S, T and copies.
-
-        S and T of a whole ResNet-50 would pass what can be committed, so they are kept for each stage's first block.
-        """
-
-        def add(key: str, value: Tensor) -> None:
-            self.assignments.setdefault(key, []).append(value.cpu().clone())
-
-        snapshot = epoch in (0, (self.settings.epochs + 1) // 2, self.settings.epochs)
-        if snapshot and self.layers:
-            add("snapshots", torch.tensor(epoch))
-        for name, layer in self.layers.items():
-            add(f"{name}.channel_group", membership(layer.input_logits).int().argmax(dim=1).to(torch.uint8))
-            add(f"{name}.filter_group", membership(layer.filter_logits).int().argmax(dim=1).to(torch.uint8))
-            inputs = layer.input_membership()
-            add(f"{name}.copies", inputs.sum() - layer.in_channels)
-            if snapshot:
-                add(f"{name}.inputs", inputs)
-            if snapshot and name.split(".")[1] == "0":
-                add(f"{name}.S", layer.input_logits.half())
-                add(f"{name}.T", layer.filter_logits.half())
-
-    def _group_statistics(self) -> dict[str, float]:
-        """Copies, empty groups, moves and saturation over all learned layers; zeros for a net without any."""
-        layers = self.layers.values()
-        with_members = sum(len(self.assignments[f"{name}.channel_group"][-1].unique()) for name in self.layers)
-        return {
-            "copies": sum(int(self.assignments[f"{name}.copies"][-1]) for name in self.layers),
-            "empty_groups": sum(layer.groups for layer in layers) - with_members,
-            "channels_moved": self._share_changed("channel_group", since=0),
-            "channels_moved_last": self._share_changed("channel_group", since=-2),
-            "filters_moved": self._share_changed("filter_group", since=0),
-            "largest_logit": max((float(layer.input_logits.detach().abs().max()) for layer in layers), default=0.0),
-        }
-
-    def _share_changed(self, kind: str, since: int) -> float:
-        """Share of all channels (or filters) whose group is another one than `since` epochs ago (0: at the start)."""
-        if not self.layers:
-            return 0.0
-        before, now = (torch.cat([self.assignments[f"{n}.{kind}"][i] for n in self.layers]) for i in (since, -1))
-        return float((before != now).float().mean())
 
 
 def _as_list(one_or_more: Any) -> list[Any]:  # noqa: ANN401 - Lightning hands out one optimiser bare, two as a list
@@ -398,10 +222,21 @@ class _WholeCheckpoint(Checkpoint):
         self.path = path
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        part = self.path.with_suffix(".part")
-        trainer.save_checkpoint(part)
         if trainer.is_global_zero:
-            os.replace(part, self.path)
+            write_whole(self.path, trainer.save_checkpoint)
+        else:  # takes part in collecting what there is to write, and writes nothing
+            trainer.save_checkpoint(self.path)
+
+
+@contextmanager
+def _algorithms_put_back() -> Iterator[None]:
+    """A Trainer that is deterministic switches how PyTorch chooses algorithms, for the whole process and for good."""
+    mode, benchmark = torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(mode)
+        torch.backends.cudnn.benchmark = benchmark
 
 
 def fit(
@@ -418,7 +253,7 @@ def fit(
     Args:
         settings: what to run.
         dataset: what on.
-        folder: of this training alone (`settings.trained`), for `last.ckpt` and Lightning's CSV log.
+        folder: of this training alone (`settings.trained`), for `last.ckpt`.
         device: "auto" takes an accelerator if there is one.
         devices: how many; more than one share each batch.
         progress: whether to show Lightning's progress bar.
@@ -436,45 +271,22 @@ def fit(
     if checkpoint.exists():
         check_checkpoint(checkpoint, settings.trained, module.dataset.fingerprint)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no advertisements between the epochs
-    trainer = lightning.Trainer(
-        max_epochs=settings.epochs,
-        accelerator=device,
-        devices=devices,
-        precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
-        logger=CSVLogger(folder, name="log"),
-        callbacks=[_WholeCheckpoint(checkpoint), *([TQDMProgressBar()] if progress else [])],
-        enable_progress_bar=progress,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        reload_dataloaders_every_n_epochs=1,  # each epoch's batches are made for it
-        use_distributed_sampler=False,  # Batches splits them itself
-        deterministic="warn",
-        log_every_n_steps=1,  # the log has one line an epoch; a larger number than there are steps is warned of
-    )
-    trainer.fit(module, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)
-    if settings.copy_time == "post-hoc":
-        module.copy_post_hoc(settings.top_k, settings.score)
+    with _algorithms_put_back():
+        trainer = lightning.Trainer(
+            max_epochs=settings.epochs,
+            accelerator=device,
+            devices=devices,
+            precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
+            logger=False,
+            callbacks=[_WholeCheckpoint(checkpoint), *([TQDMProgressBar()] if progress else [])],
+            enable_progress_bar=progress,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            reload_dataloaders_every_n_epochs=1,  # each epoch's batches are made for it
+            use_distributed_sampler=False,  # Batches splits them itself
+            deterministic="warn",
+        )
+        trainer.fit(module, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)
+        if settings.copy_time == "post-hoc":
+            module.copy_post_hoc(settings.top_k, settings.score)
     return module
-
-
-def check_checkpoint(path: Path, settings: Settings, fingerprint: str) -> None:
-    """Refuses a checkpoint that these settings on this dataset did not write.
-
-    Raises:
-        ValueError: saying what differs and what to do.
-    """
-    advice = f"move {path} away to start this run afresh, or give another folder"
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)["flgc"]
-    except Exception as error:  # unpickling, a truncated archive and a foreign content raise many kinds
-        raise ValueError(f"{path} is not a checkpoint written by this library, or it is damaged: {advice}") from error
-    wanted = asdict(settings)
-    differing = [
-        f"{name} was {saved['settings'].get(name)!r}, not {value!r}"
-        for name, value in wanted.items()
-        if saved["settings"].get(name) != value
-    ]
-    if saved["fingerprint"] != fingerprint:
-        differing.append(f"the data had fingerprint {saved['fingerprint']}, not {fingerprint}")
-    if differing:
-        raise ValueError(f"{path} belongs to another run ({'; '.join(differing)}): {advice}")

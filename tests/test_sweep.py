@@ -8,12 +8,12 @@ from typing import get_args
 
 import pytest
 import torch
+from filelock import FileLock
 
 from flgc_lib.cost import count
 from flgc_lib.data import load
-from flgc_lib.experiment import sweep as experiments
 from flgc_lib.experiment.grids import Grid, grid
-from flgc_lib.experiment.records import OF_LAST_EPOCH, read_epochs, read_groups, read_runs
+from flgc_lib.experiment.records import OF_LAST_EPOCH, read_epochs, read_groups, read_runs, write_record
 from flgc_lib.experiment.sweep import rerun, run, sweep
 from flgc_lib.experiment.training import Classifier, fit
 
@@ -81,7 +81,6 @@ def test_every_kind_of_run_ends_with_its_record_in_mixed_precision_too(changes, 
 
 def test_the_record_of_a_run(tiny, root, tmp_path):
     settings = tiny(epochs=2)
-    torch.set_num_threads(2)
     row = run(settings, results=tmp_path / "results", root=root, device="cpu", threads=1)
     recorded = read_runs(tmp_path / "results").iloc[0].to_dict()
     assert recorded == row
@@ -119,6 +118,30 @@ def test_the_record_of_a_run(tiny, root, tmp_path):
     }
 
 
+def test_a_run_has_its_threads_to_itself(tiny, root, tmp_path, monkeypatch):
+    """They are put back, also when it fails, and when a sweep has no worker but this process."""
+    used, real = [], Classifier.training_step
+
+    def step(module, batch):
+        used.append(torch.get_num_threads())
+        real(module, batch)
+
+    monkeypatch.setattr(Classifier, "training_step", step)
+    options = {"results": tmp_path / "results", "root": root, "device": "cpu", "threads": 1}
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert run(tiny(epochs=1), **options)["threads"] == 1
+        assert torch.get_num_threads() == 2
+        failures = sweep([tiny(seed=1, epochs=1), tiny(data="nowhere")], workers=1, **options)
+        assert list(failures) == [tiny(data="nowhere").id]
+        assert torch.get_num_threads() == 2
+        assert run(tiny(seed=2, epochs=1), **options | {"threads": None})["threads"] == 2
+    finally:
+        torch.set_num_threads(before)
+    assert used == [1] * 10 + [2] * 5
+
+
 def test_a_finished_run_is_left_alone(tiny, root, tmp_path, steps):
     options = {"results": tmp_path / "results", "root": root, "device": "cpu"}
     first = run(tiny(epochs=1), **options)
@@ -152,8 +175,8 @@ def test_the_code_s_version_is_that_of_the_start(tiny, root, tmp_path, monkeypat
         version[0] = "after"
         return fit(*arguments, **options)
 
-    monkeypatch.setattr(experiments, "fit", fit_and_commit)
-    monkeypatch.setattr(experiments, "code_version", lambda: version[0])
+    monkeypatch.setattr("flgc_lib.experiment.sweep.fit", fit_and_commit)
+    monkeypatch.setattr("flgc_lib.experiment.sweep.code_version", lambda: version[0])
     assert run(tiny(epochs=1), results=tmp_path, root=root, device="cpu")["code"] == "before"
 
 
@@ -163,16 +186,16 @@ def test_of_several_devices_only_the_first_process_takes_the_lock(tiny, root, tm
     folder = root / "runs" / settings.id
     folder.mkdir(parents=True)
     taken = []
-    real = experiments.FileLock
+    real = FileLock
 
     def lock(path):
         taken.append(path)
         return real(path)
 
-    monkeypatch.setattr(experiments, "FileLock", lock)
+    monkeypatch.setattr("flgc_lib.experiment.sweep.FileLock", lock)
     for rank, count_of_locks in (("1", 0), ("0", 1)):
         monkeypatch.setenv("LOCAL_RANK", rank)
-        monkeypatch.setattr(experiments, "fit", lambda *a, **k: pytest.fail("stop here"))
+        monkeypatch.setattr("flgc_lib.experiment.sweep.fit", lambda *a, **k: pytest.fail("stop here"))
         with pytest.raises(pytest.fail.Exception, match="stop here"):
             run(settings, results=tmp_path / "results", root=root, device="cpu")
         assert len(taken) == count_of_locks
@@ -192,9 +215,11 @@ def test_a_run_made_again_has_the_same_accuracy(tiny, root, tmp_path, steps):
 
 def test_a_run_is_made_again_with_as_many_threads(tiny, root, tmp_path, record, monkeypatch):
     row, epochs = record(tiny(), threads=3)
-    experiments.write_record(tmp_path / "results", row, epochs, {})
+    write_record(tmp_path / "results", row, epochs, {})
     asked = {}
-    monkeypatch.setattr(experiments, "run", lambda settings, **options: asked.update(options, settings=settings))
+    monkeypatch.setattr(
+        "flgc_lib.experiment.sweep.run", lambda settings, **options: asked.update(options, settings=settings)
+    )
     rerun(tiny().id, results=tmp_path / "results", root=root)
     assert asked["threads"] == 3
     assert asked["settings"] == tiny()
@@ -254,7 +279,8 @@ CHILD = """
 import os, signal
 from pathlib import Path
 from flgc_lib.experiment.sweep import sweep
-from flgc_lib.experiment.training import Classifier, Settings
+from flgc_lib.experiment.settings import Settings
+from flgc_lib.experiment.training import Classifier
 
 settings = {settings}
 victim = settings[1].id

@@ -1,0 +1,143 @@
+"""Settings: everything that decides the numbers of a run, its id, and the network that it starts from.
+
+Source: Motohashi and Yamauchi, section 4; the protocol stands in data/results/README.md.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, fields, replace
+from typing import Literal
+
+import torch
+from torch import nn
+
+from flgc_lib.grouping import check_choice
+from flgc_lib.layers import Score
+from flgc_lib.methods import METHODS, Method
+from flgc_lib.resnet import Stem, Where, resnet
+
+Precision = Literal["bf16", "fp32"]
+CopyTime = Literal["training", "post-hoc"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+"""Where a run is computed; not part of `Settings`, because it should not decide more than the last digits."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides the numbers of a run. A default, once records exist, never changes: ids build on it."""
+
+    method: Method = "flgc"
+    """Which convolutions: dense, grouped, random, flgc, flgc-dup, ring, flgc-randdup, cluster, cluster-dup."""
+    groups: int = 8
+    """G, the number of groups of every replaced convolution (dense has one)."""
+    seed: int = 0
+    """Fixes initialisation, order of the images and augmentation, the same for all methods."""
+    data: str = "synthetic"
+    """Name of the dataset; others than synthetic come from `flgc data`."""
+    hold_out: int = 0
+    """Images taken out of the training set and tested on instead of the test set, for tuning."""
+    depths: tuple[int, ...] = (3, 4, 6, 3)
+    """Bottleneck blocks a stage; 3 4 6 3 is ResNet-50."""
+    width: float = 1.0
+    """Multiplies all channel counts; 1.0 is 64 channels in the stem."""
+    stem: Stem = "paper"
+    """paper: 3×3 stride 2 and max pool; cifar: 3×3 stride 1; imagenet: 7×7 stride 2 and max pool."""
+    where: Where = "block"
+    """Which convolutions are replaced: block, 3x3, 1x1 or all (block and projection shortcuts)."""
+    depthwise: bool = False
+    """Make the 3×3 convolutions depthwise."""
+    top_k: int = 3
+    """k of the duplication rule."""
+    score: Score = "logit"
+    """What the duplication rule compares: logit (S) or softmax."""
+    copy_time: CopyTime = "training"
+    """When the rule copies: in every forward pass of training, or post-hoc, into the network trained without copies."""
+    epochs: int = 10
+    """Passes over the training images."""
+    batch: int = 128
+    """Images a step, over all devices together."""
+    learning_rate: float = 0.1
+    """Peak of the one-cycle schedule of SGD for the weights."""
+    momentum: float = 0.9
+    """Of SGD."""
+    weight_decay: float = 5e-4
+    """Of convolutions and classifier; norms, biases, S and T have none."""
+    logit_learning_rate: float = 0.01
+    """Peak of the one-cycle schedule of Adam for S and T."""
+    assign_every: int = 1
+    """Steps from one update of the groups (S and T) to the next; in between they stay, and a step is cheaper."""
+    soft_start: float = 0.0
+    """Share of the training in which the weights outside the groups fade out; after it the groups stay. 0 for none."""
+    precision: Precision = "bf16"
+    """bf16 is mixed precision: products in bf16, weights, S and T in fp32."""
+
+    def __post_init__(self) -> None:
+        """Refuses settings that cannot be run; the network's own are checked by `resnet`."""
+        if self.method == "dense":  # one network, one id
+            object.__setattr__(self, "groups", 1)
+        object.__setattr__(self, "depths", tuple(self.depths))
+        for f in fields(self):  # 1 and 1.0 are one setting, and have one id
+            if isinstance(f.default, float):
+                object.__setattr__(self, f.name, float(getattr(self, f.name)))
+        for name in ("groups", "epochs", "batch", "top_k", "assign_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("seed", "hold_out"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+        if not self.width > 0:
+            raise ValueError(f"width={self.width} must be positive; 1.0 is 64 channels in the stem")
+        if not self.depths or min(self.depths) < 1:
+            raise ValueError(f"depths={self.depths} must be at least one block in each of one or more stages")
+        check_choice("method", self.method, Method)
+        check_choice("precision", self.precision, Precision)
+        check_choice("copy_time", self.copy_time, CopyTime)
+        if not 0 <= self.soft_start < 1:
+            raise ValueError(f"soft_start={self.soft_start} must be a share of the training: at least 0, less than 1")
+        facts = METHODS[self.method]
+        if self.soft_start and not facts.masked:
+            raise ValueError(f"soft_start={self.soft_start} needs a method with a mask, not method={self.method!r}")
+        if not self.soft_start and facts.groups_from == "weights":
+            raise ValueError(
+                f"method={self.method!r} finds its groups in a soft start: give soft_start, for example 0.5"
+            )
+        if self.copy_time == "post-hoc" and facts.without_copies is None:
+            raise ValueError(
+                f"copy_time='post-hoc' makes copies in a trained flgc or cluster: it needs method='flgc-dup' or "
+                f"'cluster-dup', not {self.method!r}"
+            )
+
+    @property
+    def id(self) -> str:
+        """Name of the run: what a reader looks for, and a hash of every setting that is not the default.
+
+        Leaving defaults out keeps the ids of old records valid when a setting is added.
+        """
+        changed = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
+        groups = "" if self.method == "dense" else f"-g{self.groups}"
+        return f"{self.method}{groups}-s{self.seed}-{digest}"
+
+    @property
+    def trained(self) -> "Settings":
+        """The run whose training and checkpoint are this one's: post-hoc copies come after a training without any."""
+        plain = METHODS[self.method].without_copies
+        if self.copy_time == "training" or plain is None:
+            return self
+        return replace(self, method=plain, top_k=Settings.top_k, score=Settings.score, copy_time="training")
+
+    def network(self) -> nn.Module:
+        """The network at its start, 10 classes, drawn from the seed alone; the global generator is left as it was."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self.seed)
+            return resnet(
+                self.depths,
+                stem=self.stem,
+                method=self.method,
+                groups=self.groups,
+                where=self.where,
+                depthwise=self.depthwise,
+                width=self.width,
+                top_k=self.top_k,
+                score=self.score,
+            )

@@ -1,0 +1,77 @@
+"""Checkpoints: those of other runs and other programs are refused, and one becomes a frozen file."""
+
+import pytest
+import torch
+
+from flgc_lib.data import synthetic
+from flgc_lib.experiment.checkpoint import freeze_checkpoint
+from flgc_lib.experiment.training import Classifier, fit
+from flgc_lib.frozen import load
+
+
+def train(settings, dataset, folder):
+    return fit(settings, dataset, folder, device="cpu", progress=False)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny, images, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    train(tiny(epochs=1), images, folder)
+    return (folder / "last.ckpt").read_bytes()
+
+
+def test_a_checkpoint_of_another_run_is_refused(tiny, images, tmp_path, checkpoint):
+    (tmp_path / "last.ckpt").write_bytes(checkpoint)
+    with pytest.raises(ValueError, match=r"belongs to another run \(seed was 0, not 7; top_k was 1, not 2\): move"):
+        train(tiny(epochs=1, seed=7, top_k=2), images, tmp_path)
+    other = synthetic(seed=1, train=80, test=40)
+    with pytest.raises(ValueError, match=f"fingerprint {images.fingerprint}, not {other.fingerprint}.*start this run"):
+        train(tiny(epochs=1), other, tmp_path)
+    assert (tmp_path / "last.ckpt").read_bytes() == checkpoint
+
+
+class Foreign:
+    """Something that only a loader that runs code would load."""
+
+
+@pytest.mark.parametrize("damage", ["empty", "garbage", "truncated", "another program's", "code"])
+def test_what_is_not_our_checkpoint_is_refused(tiny, images, tmp_path, checkpoint, damage):
+    path = tmp_path / "last.ckpt"
+    if damage == "another program's":
+        torch.save({"state_dict": {}}, path)
+    elif damage == "code":
+        torch.save({"flgc": Foreign()}, path)
+    else:
+        content = {"empty": b"", "garbage": b"garbage" * 100, "truncated": checkpoint[: len(checkpoint) // 2]}
+        path.write_bytes(content[damage])
+    with pytest.raises(
+        ValueError, match=r"last\.ckpt is not a checkpoint written by `flgc train`, or it is damaged: mov"
+    ):
+        train(tiny(epochs=1), images, tmp_path)
+    assert path.exists()
+
+
+def test_freezes_a_checkpoint(tiny, images, tmp_path):
+    settings = tiny(groups=4, depths=(1, 1), width=0.25)
+    module = Classifier(settings, images)
+    x = torch.randn(2, 3, 32, 32)
+    module.train()
+    module(x)  # the norms see data
+    content = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(content)
+    torch.save(content, tmp_path / "last.ckpt")
+    frozen = freeze_checkpoint(tmp_path / "last.ckpt", tmp_path / "frozen.pt", batch=2)
+    with torch.no_grad():
+        expected = module.eval()(x)
+        assert torch.allclose(frozen(x), expected, rtol=1e-4, atol=1e-5)
+        assert torch.equal(load(tmp_path / "frozen.pt")(x), frozen(x))
+    assert frozen.timings
+
+
+def test_refuses_another_file(tmp_path):
+    torch.save({}, tmp_path / "other.pt")
+    for path in (tmp_path / "other.pt", tmp_path / "missing.pt"):
+        with pytest.raises(
+            ValueError, match="is not a checkpoint written by `flgc train`, or it is damaged: give the path"
+        ):
+            freeze_checkpoint(path, tmp_path / "frozen.pt")

@@ -1,0 +1,110 @@
+"""Settings: ids that stay valid, refusals, and a network that its seed alone decides."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from flgc_lib.experiment.settings import Settings
+from flgc_lib.resnet import resnet
+
+
+def test_ids_of_old_records_stay_valid():
+    """Whoever changes a default, a name or the hash makes every committed record unreadable."""
+    assert Settings().id == "flgc-g8-s0-44136fa3"
+    changed = Settings(
+        method="flgc-dup", groups=4, seed=3, data="cifar10", depths=(1, 1, 1), width=0.25, stem="cifar", epochs=4
+    )
+    assert changed.id == "flgc-dup-g4-s3-52d237ed"
+
+
+def test_ids_ignore_defaults_and_spelling_but_no_value():
+    assert Settings(epochs=10, top_k=3).id == Settings().id
+    assert Settings(width=1).id == Settings(width=1.0).id
+    assert Settings(width=2).id == Settings(width=2.0).id
+    assert Settings(depths=[1, 2]) == Settings(depths=(1, 2))
+    others = {
+        "method": "flgc-dup",
+        "groups": 4,
+        "seed": 1,
+        "data": "cifar10",
+        "hold_out": 100,
+        "depths": (1,),
+        "width": 0.5,
+        "stem": "cifar",
+        "where": "all",
+        "depthwise": True,
+        "top_k": 2,
+        "score": "softmax",
+        "epochs": 11,
+        "batch": 64,
+        "learning_rate": 0.2,
+        "momentum": 0.8,
+        "weight_decay": 0.0,
+        "logit_learning_rate": 0.02,
+        "assign_every": 2,
+        "soft_start": 0.5,
+        "precision": "fp32",
+    }
+    ids = {Settings().id, *(Settings(**{name: value}).id for name, value in others.items())}
+    assert len(ids) == 1 + len(others)
+    copying = {Settings(method="flgc-dup", copy_time=when).id for when in ("training", "post-hoc")}
+    assert len(copying) == 2
+
+
+def test_dense_has_one_id_for_all_groups():
+    assert Settings(method="dense", groups=2) == Settings(method="dense", groups=8)
+    assert Settings(method="dense").id == "dense-s0-318ce1f3"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"groups": 0}, "groups=0 must be at least 1"),
+        ({"epochs": 0}, "epochs=0 must be at least 1"),
+        ({"batch": 0}, "batch=0 must be at least 1"),
+        ({"top_k": 0}, "top_k=0 must be at least 1"),
+        ({"seed": -1}, "seed=-1 must not be negative"),
+        ({"hold_out": -1}, "hold_out=-1 must not be negative"),
+        ({"width": 0}, "width=0.0 must be positive"),
+        ({"depths": ()}, r"depths=\(\) must be at least one block"),
+        ({"depths": (1, 0)}, r"depths=\(1, 0\) must be at least one block"),
+        ({"method": "glfc"}, "method='glfc' must be one of .*flgc-dup"),
+        ({"precision": "fp16"}, "precision='fp16' must be one of .*bf16"),
+        ({"copy_time": "never"}, "copy_time='never' must be one of .*post-hoc"),
+        ({"soft_start": 1}, "soft_start=1.0 must be a share of the training: at least 0, less than 1"),
+        ({"soft_start": 0.5, "method": "grouped"}, "soft_start=0.5 needs a method with a mask, not method='grouped'"),
+        ({"method": "cluster"}, "method='cluster' finds its groups in a soft start: give soft_start"),
+        ({"method": "flgc", "copy_time": "post-hoc"}, "it needs method='flgc-dup' or 'cluster-dup', not 'flgc'"),
+    ],
+)
+def test_settings_that_cannot_run_are_refused(wrong, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        Settings(**wrong)
+
+
+def test_the_network_is_drawn_from_the_seed(tiny):
+    one, again, other = (tiny(seed=seed).network().state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(one[name], again[name]) for name in one)
+    assert not torch.equal(one["conv1.weight"], other["conv1.weight"])
+    for method in ("flgc", "random"):  # the learned methods start from the same weights and groups
+        start = tiny(method=method, seed=0).network().state_dict()
+        assert all(torch.equal(one[name], start[name]) for name in one)
+
+
+def test_the_network_is_what_the_global_generator_would_draw_and_leaves_it_alone(tiny):
+    settings, before = tiny(method="flgc-randdup", seed=3), torch.get_rng_state()
+    drawn = settings.network().state_dict()
+    assert torch.equal(torch.get_rng_state(), before)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)  # as the networks of the first records were drawn
+        expected = resnet((1,), method="flgc-randdup", groups=2, top_k=1, width=1 / 16).state_dict()
+    assert drawn.keys() == expected.keys()
+    assert all(torch.equal(drawn[name], expected[name]) for name in drawn)
+
+
+def test_only_training_loads_lightning():
+    light = ("settings", "assignments", "checkpoint", "grids", "records", "analysis")
+    code = f"import sys; from flgc_lib.experiment import {', '.join(light)}; sys.exit('lightning' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
