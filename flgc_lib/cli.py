@@ -9,7 +9,8 @@ from tyro.extras import SubcommandApp
 from flgc_lib import data as datasets
 from flgc_lib import environment
 from flgc_lib.bench import measure as benchmark
-from flgc_lib.course import session as course
+from flgc_lib.course import Mode
+from flgc_lib.course.notebooks import execute_all
 from flgc_lib.experiment import checkpoint as deploy
 from flgc_lib.experiment import grids
 from flgc_lib.experiment import sweep as experiments
@@ -31,7 +32,7 @@ def check() -> None:
 @app.command
 def notebooks(
     *,
-    mode: course.Mode = "standard",
+    mode: Mode = "standard",
     into: Path = NOTEBOOKS,
     only: tuple[str, ...] = (),
     workers: int = 2,
@@ -46,7 +47,7 @@ def notebooks(
         workers: notebooks side by side.
         measure: note the run times for the opening cells; do it on a computer that does nothing else.
     """
-    failures = course.execute_all(mode, into, only=only, workers=workers, measure=measure)
+    failures = execute_all(mode, into, only=only, workers=workers, measure=measure)
     if failures:
         sys.exit(f"flgc: {len(failures)} notebooks failed: {', '.join(failures)}")
 
