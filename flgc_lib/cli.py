@@ -44,7 +44,7 @@ def notebooks(
         workers: notebooks side by side.
         measure: note the run times for the opening cells; do it on a computer that does nothing else.
     """
-    from flgc_lib.course.session import execute_all
+    from flgc_lib.course.notebooks import execute_all
 
     failures = execute_all(mode, into, only=only, workers=workers, measure=measure)
     if failures:

@@ -15,11 +15,11 @@ import pytest
 from nbformat import v4
 from nbval.plugin import get_sanitize_patterns
 
-from flgc_lib.course import session as course
-from flgc_lib.course.lessons import PAPER, lessons_on
+from flgc_lib import course
+from flgc_lib.course import notebooks
+from flgc_lib.course.lessons import COURSE, PAPER, lessons_on
 
 FOLDER = Path("notebooks")
-LESSONS = course.COURSE
 CHECKED = "nbval-check-output"
 LONGEST_CELL = 26  # lines
 START = """\
@@ -99,7 +99,7 @@ def plain_python(notebook, lesson):
 
 
 def frame_is_the_courses(notebook, lesson):
-    frame = {"header": course.header(lesson), "footer": course.footer(lesson)}
+    frame = {"header": notebooks.header(lesson), "footer": notebooks.footer(lesson)}
     problems = []
     for cell, tag in ((notebook.cells[0], "header"), (notebook.cells[-1], "footer")):
         if tags(cell) != [tag] or cell.source != frame[tag]:
@@ -177,7 +177,7 @@ def short_cells(notebook, lesson):
 
 def pictures_are_png(notebook, lesson):
     """nbval compares SVG as text, and it differs from run to run; a widget is dead without its kernel."""
-    kinds = {"image/svg+xml", course.WIDGET}
+    kinds = {"image/svg+xml", notebooks.WIDGET}
     return [
         f"{c.id} stores {kind}" for c in code(notebook) for o in c.outputs for kind in kinds & set(o.get("data", {}))
     ]
@@ -186,7 +186,7 @@ def pictures_are_png(notebook, lesson):
 def links_lead_somewhere(notebook, lesson):
     markdown = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     links = {link.split("#")[0] for link in re.findall(r"\]\((?!https?://|#)([^)\s]+)\)", markdown)}
-    elsewhere = links - {x.file for x in course.COURSE}  # whether those exist is a test of its own
+    elsewhere = links - {x.file for x in COURSE}  # whether those exist is a test of its own
     return [f"{link} does not exist" for link in sorted(elsewhere) if not (FOLDER / link).exists()]
 
 
@@ -244,10 +244,10 @@ GUARDS = list(dict.fromkeys(guard for guard, _, _ in BREAKS))
 @pytest.fixture
 def good():
     """A notebook of the course's form that nothing is wrong with: START, one section, three exercises."""
-    lesson = course.COURSE[0]
+    lesson = COURSE[0]
     say = [v4.new_output("stream", text="2\n")]
     cells = [
-        v4.new_markdown_cell(course.header(lesson), metadata={"tags": ["header"]}),
+        v4.new_markdown_cell(notebooks.header(lesson), metadata={"tags": ["header"]}),
         v4.new_code_cell(START.replace("NN", "00"), outputs=say),
         v4.new_markdown_cell("## 1. Sums"),
         v4.new_code_cell("print(1 + 1)", outputs=say, metadata={"tags": [CHECKED]}),
@@ -264,7 +264,7 @@ def good():
             v4.new_markdown_cell(hints),
             v4.new_markdown_cell(solution, metadata={"tags": ["solution"]}),
         ]
-    cells.append(v4.new_markdown_cell(course.footer(lesson), metadata={"tags": ["footer"]}))
+    cells.append(v4.new_markdown_cell(notebooks.footer(lesson), metadata={"tags": ["footer"]}))
     notebook = v4.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
     for place, cell in enumerate(notebook.cells):
         cell.id = f"c00-{place}"
@@ -275,29 +275,29 @@ def good():
 
 @pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.__name__)
 def test_a_guard_lets_a_good_notebook_pass(guard, good):
-    assert guard(good, course.COURSE[0]) == []
+    assert guard(good, COURSE[0]) == []
 
 
 @pytest.mark.parametrize(("guard", "break_it", "word"), BREAKS, ids=lambda x: getattr(x, "__name__", None))
 def test_a_guard_notices_a_broken_notebook(guard, break_it, word, good, tmp_path):
     break_it(good)
     (tmp_path / "broken.ipynb").write_text(v4.writes(good), encoding="utf-8")
-    problems = guard(read(tmp_path / "broken.ipynb"), course.COURSE[0])
+    problems = guard(read(tmp_path / "broken.ipynb"), COURSE[0])
     assert any(word in problem for problem in problems), problems
 
 
-@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.number)
+@pytest.mark.parametrize("lesson", COURSE, ids=lambda lesson: lesson.number)
 @pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.__name__)
 def test_notebooks(guard, lesson):
     assert guard(read(FOLDER / lesson.file), lesson) == []
 
 
 def test_every_notebook_is_there_and_no_other():
-    assert {path.name for path in FOLDER.glob("*.ipynb")} == {lesson.file for lesson in LESSONS}
+    assert {path.name for path in FOLDER.glob("*.ipynb")} == {lesson.file for lesson in COURSE}
 
 
 def test_notebooks_are_whole_and_valid():
-    for lesson in LESSONS:
+    for lesson in COURSE:
         notebook = nbformat.read(FOLDER / lesson.file, as_version=nbformat.NO_CONVERT)
         assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5), lesson.file
         nbformat.validate(notebook)
@@ -311,7 +311,7 @@ def test_every_part_of_the_paper_has_a_notebook():
 
 
 def test_exercises_are_many():
-    found = sum("exercise" in tags(cell) for lesson in LESSONS for cell in read(FOLDER / lesson.file).cells)
+    found = sum("exercise" in tags(cell) for lesson in COURSE for cell in read(FOLDER / lesson.file).cells)
     assert found >= 24
 
 
@@ -319,10 +319,10 @@ def test_exercises_are_many():
 def solved(tmp_path_factory):
     """All notebooks, executed with the folded solutions in place of the stubs."""
     folder = tmp_path_factory.mktemp("solved")
-    return folder, course.execute_all("smoke", folder, workers=2, solutions=True)
+    return folder, notebooks.execute_all("smoke", folder, workers=2, solutions=True)
 
 
-@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.number)
+@pytest.mark.parametrize("lesson", COURSE, ids=lambda lesson: lesson.number)
 @pytest.mark.timeout(900)
 def test_every_solution_is_right(lesson, solved):
     folder, failures = solved
@@ -333,13 +333,13 @@ def test_every_solution_is_right(lesson, solved):
 
 def test_a_wrong_solution_is_noticed(good, tmp_path):
     """Two right ones and a wrong one: executed, as those of the course are."""
-    lesson = course.COURSE[0]
+    lesson = COURSE[0]
     checks = 'def check(number, answer):\n    print("✓ Two." if answer == 2 else f"Not yet: {answer} is not 2.")'
     good.cells[3].source = checks
     wrong = copy.deepcopy(good.cells[14])
     good.cells[14].source = wrong.source.replace("answer = 2", "answer = 3")
     nbformat.write(good, tmp_path / lesson.file)
-    executed = course.execute(lesson, "smoke", tmp_path / "out", solutions=True, folder=tmp_path)
+    executed = notebooks.execute(lesson, "smoke", tmp_path / "out", solutions=True, folder=tmp_path)
     assert len(solutions_are_right(executed, lesson)) == 1
     assert "3 is not 2" in solutions_are_right(executed, lesson)[0]
 
@@ -348,37 +348,37 @@ def test_a_solution_needs_an_exercise_and_an_exercise_a_solution(good):
     orphan, unsolved = copy.deepcopy(good), copy.deepcopy(good)
     orphan.cells.pop(6)
     with pytest.raises(ValueError, match="solution without exercise"):
-        course.insert_solutions(orphan)
+        notebooks.insert_solutions(orphan)
     unsolved.cells.pop(19)
     with pytest.raises(ValueError, match="no solution"):
-        course.insert_solutions(unsolved)
-    assert course.insert_solutions(good) == 3
+        notebooks.insert_solutions(unsolved)
+    assert notebooks.insert_solutions(good) == 3
 
 
 def test_executing_goes_on_after_a_failing_notebook_and_changes_nothing_the_second_time(good, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "notebooks"
     folder.mkdir()
-    for lesson, start in ((course.COURSE[0], "raise KeyError('gone')"), (course.COURSE[1], "def check(*_): ...")):
+    for lesson, start in ((COURSE[0], "raise KeyError('gone')"), (COURSE[1], "def check(*_): ...")):
         good.cells[1].source = start
         nbformat.write(good, folder / lesson.file)
-    first, second = course.COURSE[:2]
-    assert course.execute_all("smoke", Path("notebooks"), only=("00", "01")) == {"00": "KeyError: 'gone'"}
+    first, second = COURSE[:2]
+    assert notebooks.execute_all("smoke", Path("notebooks"), only=("00", "01")) == {"00": "KeyError: 'gone'"}
     written = (folder / second.file).read_bytes(), (folder / "times.json").read_bytes()
-    assert f"# 01 · {second.title}" in written[0].decode()
-    assert course.execute_all("smoke", Path("notebooks"), only=("01",)) == {}
+    assert f"# 01 · {second.title}" in written[0].decode("utf-8")
+    assert notebooks.execute_all("smoke", Path("notebooks"), only=("01",)) == {}
     assert written == ((folder / second.file).read_bytes(), (folder / "times.json").read_bytes())
-    course.execute_all("standard", tmp_path / "build", only=("01",), measure=True)
+    notebooks.execute_all("standard", tmp_path / "build", only=("01",), measure=True)
     assert written[0] == (folder / second.file).read_bytes()
-    assert set(json.loads((folder / "times.json").read_text())["01"]) == {"smoke", "standard"}
+    assert set(json.loads((folder / "times.json").read_text(encoding="utf-8"))["01"]) == {"smoke", "standard"}
     assert read(folder / first.file).cells[1].source == "raise KeyError('gone')"
 
 
 def test_what_would_differ_at_the_next_run_is_not_stored(good):
     good.metadata["widgets"] = {"state": {"3f2a": {}}}
     good.metadata["language_info"] = {"name": "python", "version": "3.11.7"}
-    good.cells[3].outputs.append(v4.new_output("display_data", data={course.WIDGET: {"model_id": "3f2a"}}))
-    course._forget_what_differs(good)
+    good.cells[3].outputs.append(v4.new_output("display_data", data={notebooks.WIDGET: {"model_id": "3f2a"}}))
+    notebooks._forget_what_differs(good)
     assert good.metadata["language_info"] == {"name": "python"}
     assert "widgets" not in good.metadata
     assert [output.output_type for output in good.cells[3].outputs] == ["stream"]
@@ -398,18 +398,18 @@ def test_the_mode_decides_the_amount_and_must_be_known(monkeypatch, capsys):
 
 def test_an_unknown_number_is_refused():
     with pytest.raises(ValueError, match="no notebook '9'"):
-        course.execute_all("smoke", Path("notebooks"), only=("9",))
+        notebooks.execute_all("smoke", Path("notebooks"), only=("9",))
 
 
 @pytest.mark.parametrize("text", ["0x7f3a00ff11", "3.25 s", "12 seconds", "torch 2.14.1+cpu", "1.5 ms", "0.3 min"])
 def test_the_sanitize_file_parses_into_its_three_rules(text):
-    rules = get_sanitize_patterns(Path("tests/nbval_sanitize.cfg").read_text())
-    assert len(rules) == 3 == Path("tests/nbval_sanitize.cfg").read_text().count("regex:")
+    rules = get_sanitize_patterns(Path("tests/nbval_sanitize.cfg").read_text(encoding="utf-8"))
+    assert len(rules) == 3 == Path("tests/nbval_sanitize.cfg").read_text(encoding="utf-8").count("regex:")
     for regex, replacement in rules:
         text = re.sub(regex, replacement, text)
     assert not re.search(r"\d", text)
 
 
 def test_a_malformed_rule_would_be_noticed():
-    broken = Path("tests/nbval_sanitize.cfg").read_text().replace("replace: TIME", "replaced: TIME")
+    broken = Path("tests/nbval_sanitize.cfg").read_text(encoding="utf-8").replace("replace: TIME", "replaced: TIME")
     assert len(get_sanitize_patterns(broken)) != broken.count("regex:")

@@ -161,6 +161,18 @@ PAPER = {
 """Every section, equation and figure of the paper."""
 
 
+def find_lesson(number: str) -> Lesson:
+    """The notebook with a number, "00" … "08".
+
+    Raises:
+        ValueError: if there is none.
+    """
+    for lesson in COURSE:
+        if lesson.number == number:
+            return lesson
+    raise ValueError(f"there is no notebook {number!r}: they are {', '.join(lesson.number for lesson in COURSE)}")
+
+
 def lessons_on(part: str) -> list[Lesson]:
     """The notebooks whose entry in `COURSE` names a part of the paper.
 

@@ -8,20 +8,17 @@ Source: Motohashi and Yamauchi, sections 2-3 and 3, as toy problems of our own.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flgc_lib.grouping import check_choice, connection_mask, duplicates, membership
-from flgc_lib.layers import FLGConv2d, Score
-from flgc_lib.methods import RandomCopiesConv2d
+from flgc_lib.grouping import check_choice, connection_mask
+from flgc_lib.layers import FLGConv2d
+from flgc_lib.methods import Method, method_layer
 
 Known = Literal["nothing", "filters", "filters and weights"]
-GIVEN = 1e3
-"""Logit of a group that is given: its softmax is exactly 1, so that no gradient moves it."""
 
 
 @dataclass(frozen=True)
@@ -93,26 +90,22 @@ def layer_for(problem: Planted, method: str, *, seed: int, known: Known = "nothi
     check_choice("known", known, Known)
     torch.manual_seed(seed)
     (C, G), N = problem.inputs.shape, len(problem.filters)
-    kind = RandomCopiesConv2d if method == "flgc-randdup" else FLGConv2d
-    layer = kind(
-        C,
-        N,
-        1,
-        G,
-        duplicate_top_k=top_k if method in ("flgc-dup", "flgc-randdup") else None,
-        estimator="masked" if method == "masked" else "full",
-    )
+    # All as FLGC layers, with one start and a mask: fixed groups are drawn ones with other numbers.
+    built_as = cast(Method, {"grouped": "random", "masked": "flgc"}.get(method, method))
+    layer = cast(FLGConv2d, method_layer(built_as, G, top_k=top_k)(C, N, 1, 1, 0))
+    learns_groups = layer.input_logits.requires_grad
+    if method == "masked":
+        layer.estimator = "masked"
     with torch.no_grad():
         if method == "grouped":
-            layer.input_logits.copy_(GIVEN * F.one_hot(torch.arange(C) * G // C, G))
-            layer.filter_logits.copy_(GIVEN * F.one_hot(torch.arange(N) * G // N, G))
+            layer.input_logits.copy_(F.one_hot(torch.arange(C) * G // C, G))
+            layer.filter_logits.copy_(F.one_hot(torch.arange(N) * G // N, G))
         if known != "nothing":
-            layer.filter_logits.copy_(GIVEN * problem.filters)
+            layer.filter_logits.copy_(problem.filters)
         if known == "filters and weights":
             layer.weight.copy_(problem.weight[:, :, None, None])
     layer.weight.requires_grad_(known != "filters and weights")
-    layer.input_logits.requires_grad_(method not in ("grouped", "random"))
-    layer.filter_logits.requires_grad_(layer.input_logits.requires_grad and known == "nothing")
+    layer.filter_logits.requires_grad_(learns_groups and known == "nothing")
     return layer
 
 
@@ -134,7 +127,7 @@ def least_error(problem: Planted) -> float:
     return float((energy.sum(dim=0) - energy.max(dim=0).values).sum() / energy.sum())
 
 
-def fit(
+def fit_planted(
     layer: FLGConv2d,
     problem: Planted,
     *,
@@ -182,69 +175,3 @@ def fit(
         for optimiser in optimisers:
             optimiser.step()
     return history
-
-
-def simulated_copies(
-    channels: int, groups: int, *, top_k: int = 3, score: Score = "logit", draws: int, seed: int = 0
-) -> Tensor:
-    """Number of copies that the rule makes in each of `draws` random S with independent N(0, 1) entries."""
-    generator = torch.Generator().manual_seed(seed)
-    copies = []
-    for _ in range(draws):
-        S = torch.randn(channels, groups, generator=generator)
-        scores = S if score == "logit" else S.softmax(dim=1)
-        copies.append(duplicates(scores, membership(S), top_k).sum())
-    return torch.stack(copies).double()
-
-
-def expected_copies(channels: int, groups: int, *, top_k: int = 3, step: float = 0.04) -> float:
-    """Expected number of copies for S with independent N(0, 1) entries and the logit score, by integration.
-
-    Exact up to the grid. A member's logit is the largest of G normals (distribution Φ^G); a non-member's has the
-    distribution (GΦ - Φ^G) / (G - 1). Given that channel c is not in g, each of the other C - 1 channels is, with
-    probability 1/G. Of m > k members the k largest, given the (k+1)-th largest t, are k independent draws above t,
-    and their mean has a density by convolution.
-
-    Args:
-        channels: C.
-        groups: G; with one group there is nothing to copy.
-        top_k: k.
-        step: of the grid.
-    """
-    C, G = channels, groups
-    if G == 1:
-        return 0.0
-    x = np.arange(-6, 8, step)
-    below = torch.special.ndtr(torch.from_numpy(x)).numpy()  # Φ
-    member = np.clip(np.diff(below**G, append=1), 0, None)  # probability of each cell of the grid, (X,)
-    outside = (G * below - below**G) / (G - 1)  # distribution of a non-member's logit
-
-    def beats_mean(cells: np.ndarray, k: int) -> float:
-        """P(a non-member's logit > the mean of k independent draws from `cells`)."""
-        size = k * (len(cells) - 1) + 1
-        total = np.fft.irfft(np.fft.rfft(cells, 2 * size) ** k, 2 * size)[:size]  # cell i: sum k·x[0] + i·step
-        mean = x[0] + (np.arange(size) / k + 0.5) * step  # + 0.5: the middles of the cells
-        return float(total @ (1 - np.interp(mean, x, outside)))
-
-    probability = np.zeros(C)  # of a copy, given m members
-    for m in range(1, min(top_k, C - 1) + 1):
-        probability[m] = beats_mean(member, m)
-    tail = member[::-1].cumsum()[::-1]  # P(a member's logit is in this cell or above)
-    places = np.flatnonzero((tail > 1e-9) & (tail < 1 - 1e-12))
-    above = np.array([beats_mean(np.where(np.arange(len(x)) >= i, member, 0) / tail[i], top_k) for i in places])
-    above = (above + np.append(above[1:], above[-1])) / 2  # t lies somewhere in its cell
-    for m in range(top_k + 1, C):
-        # The (k+1)-th largest of m lies in cell i if at least k + 1 lie in i or above but not so for i + 1.
-        reach = 1 - _binomial(m, tail[places])[: top_k + 1].sum(axis=0)
-        probability[m] = np.clip(reach - np.append(reach[1:], 0), 0, None) @ above
-    return float(C * (G - 1) * (_binomial(C - 1, np.array([1 / G]))[:, 0] @ probability))
-
-
-def _binomial(trials: int, chance: np.ndarray) -> np.ndarray:
-    """P(0 … trials successes), shape (trials + 1, len(chance))."""
-    counts = np.arange(trials + 1)
-    logs = np.concatenate([[0], np.log(np.arange(1, trials + 1)).cumsum()])  # log n!
-    ways = (logs[-1] - logs - logs[::-1])[:, None]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        terms = ways + counts[:, None] * np.log(chance) + (trials - counts)[:, None] * np.log1p(-chance)
-    return np.exp(np.nan_to_num(terms, nan=0.0, neginf=-np.inf))

@@ -2,7 +2,9 @@
 
 import importlib
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, TypeVar, cast
+
+T = TypeVar("T")
 
 
 class NotYet(Exception):  # noqa: N818 - it is an answer to a student, not a fault
@@ -18,11 +20,18 @@ def check(exercise: str, answer: object) -> None:
         answer: the student's function or value; `...` is an untouched stub.
     """
     chapter, number = exercise.split(".")
-    module = importlib.import_module(f"flgc_lib.course.exercises.chapter{int(chapter):02d}")
+    module = importlib.import_module(f"{__name__}.chapter{int(chapter):02d}")
     try:
         print(f"✓ {getattr(module, f'exercise_{number}')(answer)}")
     except NotYet as hint:
         print(f"Not yet: {hint}")
+
+
+def filled(answer: T | None, hint: str) -> T:
+    """The answer; or `hint` to the student if it, or a number of a pair, is what the stub left: `...` or nothing."""
+    if answer is None or any(part is ... for part in (answer if isinstance(answer, tuple) else (answer,))):
+        raise NotYet(hint)
+    return answer
 
 
 def call(answer: object, name: str, *arguments: Any) -> Any:  # noqa: ANN401 - whatever a student's function takes
@@ -33,6 +42,4 @@ def call(answer: object, name: str, *arguments: Any) -> Any:  # noqa: ANN401 - w
         value = cast(Callable[..., Any], answer)(*arguments)
     except Exception as error:
         raise NotYet(f"`{name}` stops with {type(error).__name__}: {error}.") from error
-    if value is None or value is ...:
-        raise NotYet(f"`{name}` returns nothing yet: put an expression in place of `...`.")
-    return value
+    return filled(value, f"`{name}` returns nothing yet: put an expression in place of `...`.")

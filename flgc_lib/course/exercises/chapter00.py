@@ -2,7 +2,7 @@
 
 import torch
 
-from flgc_lib.course.exercises import NotYet
+from flgc_lib.course.exercises import NotYet, filled
 from flgc_lib.layers import FLGConv2d
 
 TITLE = {
@@ -16,10 +16,7 @@ TITLE = {
 
 def exercise_1(answer: object) -> str:
     """A layer with 12 channels, 24 filters and 4 groups."""
-    if answer is ... or answer is None:
-        raise NotYet(
-            "`layer` is still `...`. Put `FLGConv2d(C, N, kernel_size, G)` there, with numbers for the letters."
-        )
+    filled(answer, "`layer` is still `...`. Put `FLGConv2d(C, N, kernel_size, G)` there, with numbers for the letters.")
     if not isinstance(answer, FLGConv2d):
         raise NotYet(f"`layer` is a {type(answer).__name__}; it must be an FLGConv2d.")
     expected = {"in_channels": 12, "out_channels": 24, "kernel_size": (3, 3), "groups": 4}
@@ -37,8 +34,7 @@ def exercise_1(answer: object) -> str:
 def exercise_2(answer: object) -> str:
     """M for a hand-made A and B."""
     expected = [[1, 0, 0, 1], [0, 1, 1, 0], [1, 0, 0, 1]]
-    if answer is ... or answer is None:
-        raise NotYet("`M` is still `...`. Write three rows (filters) of four numbers (channels), each 0 or 1.")
+    filled(answer, "`M` is still `...`. Write three rows (filters) of four numbers (channels), each 0 or 1.")
     try:
         rows = torch.as_tensor(answer).tolist()
         shape = tuple(torch.as_tensor(answer).shape)
@@ -65,8 +61,7 @@ def exercise_3(answer: object) -> str:
     if all(value in (..., None) for value in answer.values()):
         raise NotYet("every word is still `...`. Begin with グループ化畳み込み: it stands in the glossary.")
     for word, english in TITLE.items():
-        if answer[word] is ... or answer[word] is None:
-            raise NotYet(f"{word} is still `...`; what remains to choose from is in the list `ENGLISH`.")
-        if answer[word] != english:
-            raise NotYet(f"{word} is not {answer[word]!r}: look it up in the glossary, or for its parts.")
+        given = filled(answer[word], f"{word} is still `...`; what remains to choose from is in the list `ENGLISH`.")
+        if given != english:
+            raise NotYet(f"{word} is not {given!r}: look it up in the glossary, or for its parts.")
     return "Right: *Optimisation of feature assignment in dynamically grouped convolutional neural networks*."

@@ -9,18 +9,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flgc_lib import cost
-from flgc_lib.course.exercises import NotYet
+from flgc_lib.course.exercises import NotYet, filled
 from flgc_lib.resnet import Bottleneck, dense_conv
 
 
 def exercise_1(conv_cost: Callable[..., tuple[int, int]]) -> str:
     """Parameters and MACs of a convolution, against `cost.count`."""
-    tiny = conv_cost(1, 1, 2, 3, 3, 1, 0)
-    if ... in tiny:
-        raise NotYet(
-            "conv_cost still returns `...`. Start with the parameters: N filters, each with C · k · k weights. "
-            "Then ask at how many positions every weight is used once."
-        )
+    tiny = filled(
+        conv_cost(1, 1, 2, 3, 3, 1, 0),
+        "conv_cost still returns `...`. Start with the parameters: N filters, each with C · k · k weights. "
+        "Then ask at how many positions every weight is used once.",
+    )
     if tiny != (4, 16):
         raise NotYet(
             f"for the 3×3 image and the 2×2 kernel of section 1 you say (parameters, MACs) = {tiny}; by hand there are "
@@ -64,12 +63,11 @@ def exercise_2(make_identity: Callable[[nn.Module], object]) -> str:
 def exercise_3(shortcut: Callable[[int, int, int], nn.Module | None]) -> str:
     """The shortcut when x and F(x) differ in shape."""
     same = shortcut(16, 16, 1)
-    wider = shortcut(8, 16, 1)
-    if wider is ... or same is ...:
-        raise NotYet(
-            "shortcut still returns `...`. Begin with the easy case: if x has the shape of F(x) already, "
-            "the identity will do, so return None."
-        )
+    filled(
+        (same, shortcut(8, 16, 1)),
+        "shortcut still returns `...`. Begin with the easy case: if x has the shape of F(x) already, "
+        "the identity will do, so return None.",
+    )
     if same is not None:
         raise NotYet(
             f"for 16 → 16 channels at stride 1 you return {same}, but x has the shape of F(x): return None, "
@@ -108,12 +106,12 @@ def exercise_4(conv_by_matmul: Callable[[Tensor, Tensor, int, int], Tensor]) -> 
         expected = F.conv2d(x, weight, stride=stride, padding=padding)
         with mock.patch.object(F, "conv2d", refuse), mock.patch.object(torch, "conv2d", refuse):
             given = conv_by_matmul(x.clone(), weight, stride, padding)
+        filled(
+            given,
+            "conv_by_matmul still returns `...`. F.unfold(x, k, stride=…, padding=…) has the shape "
+            "(batch, C · k · k, positions): one column for each output position. What multiplies a column?",
+        )
         case = f"kernel {k}×{k}, stride {stride}, padding {padding}"
-        if given is ... or given is None:
-            raise NotYet(
-                "conv_by_matmul still returns `...`. F.unfold(x, k, stride=…, padding=…) has the shape "
-                "(batch, C · k · k, positions): one column for each output position. What multiplies a column?"
-            )
         if given.shape != expected.shape:
             raise NotYet(
                 f"{case}: the output must have the shape {tuple(expected.shape)}, yours has {tuple(given.shape)}. "

@@ -7,18 +7,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flgc_lib import cost
-from flgc_lib.course.exercises import NotYet
+from flgc_lib.course.exercises import NotYet, filled
 from flgc_lib.grouping import connection_mask
 
 
 def exercise_1(grouped_cost: Callable[..., tuple[int, int]]) -> str:
     """Parameters and MACs of a grouped convolution, against `cost.count`."""
-    tiny = grouped_cost(4, 4, 1, 2, 1)
-    if ... in tiny:
-        raise NotYet(
-            "grouped_cost still returns `...`. Count for one group first: how many channels does it have, how many "
-            "filters, and so how many weights? Then there are G such groups."
-        )
+    tiny = filled(
+        grouped_cost(4, 4, 1, 2, 1),
+        "grouped_cost still returns `...`. Count for one group first: how many channels does it have, how many "
+        "filters, and so how many weights? Then there are G such groups.",
+    )
     if tiny != (8, 8):
         raise NotYet(
             f"for C = N = 4, k = 1, G = 2 and one position you say {tiny}. Each of the 2 groups joins 2 channels with "
@@ -39,12 +38,11 @@ def exercise_1(grouped_cost: Callable[..., tuple[int, int]]) -> str:
 
 def exercise_2(fixed_mask: Callable[[int, int, int], Tensor]) -> str:
     """M of a convolution with fixed groups, against which weights of `nn.Conv2d(groups=G)` act."""
-    tiny = fixed_mask(4, 2, 2)
-    if tiny is ... or tiny is None:
-        raise NotYet(
-            "fixed_mask still returns `...`. Build a matrix of zeros with N rows (filters) and C columns (channels), "
-            "and write ones where a filter and a channel are in the same group."
-        )
+    tiny = filled(
+        fixed_mask(4, 2, 2),
+        "fixed_mask still returns `...`. Build a matrix of zeros with N rows (filters) and C columns (channels), "
+        "and write ones where a filter and a channel are in the same group.",
+    )
     if tuple(tiny.shape) != (2, 4):
         raise NotYet(
             f"for C = 4 channels and N = 2 filters M must have one row a filter and one column a channel, so the shape "
@@ -66,12 +64,11 @@ def exercise_2(fixed_mask: Callable[[int, int, int], Tensor]) -> str:
 
 def exercise_3(channel_shuffle: Callable[[Tensor, int], Tensor]) -> str:
     """ShuffleNet's shuffle, against `nn.ChannelShuffle`."""
-    given = channel_shuffle(torch.arange(6.0).view(1, 6, 1, 1), 2)
-    if given is ... or given is None:
-        raise NotYet(
-            "channel_shuffle still returns `...`. Write the 6 channels of 2 groups as a table of 2 rows, "
-            "0 1 2 and 3 4 5, and read it column by column."
-        )
+    given = filled(
+        channel_shuffle(torch.arange(6.0).view(1, 6, 1, 1), 2),
+        "channel_shuffle still returns `...`. Write the 6 channels of 2 groups as a table of 2 rows, "
+        "0 1 2 and 3 4 5, and read it column by column.",
+    )
     if tuple(given.shape) != (1, 6, 1, 1):
         raise NotYet(
             f"a shuffle changes only the order; the shape must stay (1, 6, 1, 1), not be {tuple(given.shape)}."
@@ -94,12 +91,11 @@ def exercise_3(channel_shuffle: Callable[[Tensor, int], Tensor]) -> str:
 
 def exercise_4(layers_needed: Callable[[int, int], int | None]) -> str:
     """How many grouped layers with shuffles let every output see every input."""
-    given = layers_needed(4, 2)
-    if given is ...:
-        raise NotYet(
-            "layers_needed still returns `...`. Keep a 0/1 matrix of who reaches whom, multiply it with P (shuffle) "
-            "and M (grouped layer) for each layer, and stop when no zero is left."
-        )
+    filled(
+        (layers_needed(4, 2),),  # a pair of one: None is an answer here
+        "layers_needed still returns `...`. Keep a 0/1 matrix of who reaches whom, multiply it with P (shuffle) "
+        "and M (grouped layer) for each layer, and stop when no zero is left.",
+    )
     for C, G in ((4, 2), (8, 4), (16, 4), (64, 16), (8, 1), (12, 4), (8, 8)):
         expected, given = _layers_needed(C, G), layers_needed(C, G)
         if given == expected:

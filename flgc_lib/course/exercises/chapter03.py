@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from flgc_lib.course.exercises import NotYet
+from flgc_lib.course.exercises import NotYet, filled
 from flgc_lib.grouping import straight_through
 
 
@@ -58,9 +58,9 @@ def exercise_2(answer: Callable[[Tensor, Tensor], Tensor | None]) -> str:
 def exercise_3(answer: Callable[[list[int], list[int]], int | None]) -> str:
     """Connections of unequal groups."""
     for channels, filters in (([16, 16], [16, 16]), ([24, 8], [24, 8]), ([24, 8], [8, 24]), ([5, 0, 3], [2, 4, 1])):
-        given, wanted = answer(channels, filters), sum(a * b for a, b in zip(channels, filters, strict=True))
-        if given is None or given is ...:
-            raise NotYet("`connections` returned nothing yet: add up, over the groups, channels times filters")
+        hint = "`connections` returned nothing yet: add up, over the groups, channels times filters"
+        given = filled(answer(channels, filters), hint)
+        wanted = sum(a * b for a, b in zip(channels, filters, strict=True))
         if given == sum(channels) * sum(filters):
             raise NotYet(
                 f"you gave {given} for channels {channels} and filters {filters}: that is every filter with every "
@@ -81,10 +81,8 @@ def exercise_4(answer: Callable[[Tensor], Tensor | None]) -> str:
     uneven = torch.zeros(8, 4, dtype=torch.float64)
     uneven[:, 0] = 2
     uneven.requires_grad_()
-    at_even = answer(even)
-    if at_even is None or at_even is ...:
-        raise NotYet("`imbalance` returned nothing yet: it takes S and returns one number, 0 when groups are equal")
-    at_uneven = answer(uneven)
+    hint = "`imbalance` returned nothing yet: it takes S and returns one number, 0 when groups are equal"
+    at_even, at_uneven = filled(answer(even), hint), answer(uneven)
     if not isinstance(at_even, Tensor) or not isinstance(at_uneven, Tensor) or at_uneven.ndim:
         raise NotYet("return one number as a tensor (shape ()), so that `loss + imbalance(S)` can be differentiated")
     if at_even.abs() > 1e-9 or at_uneven < 1e-6:
@@ -110,8 +108,7 @@ def exercise_4(answer: Callable[[Tensor], Tensor | None]) -> str:
 
 
 def _tensor(value: object, shape: tuple[int, ...], case: str) -> Tensor:
-    if value is None or value is ...:
-        raise NotYet(f"your function returned nothing yet; for {case} it should return a tensor of shape {shape}")
+    filled(value, f"your function returned nothing yet; for {case} it should return a tensor of shape {shape}")
     if not isinstance(value, Tensor) or value.shape != shape:
         found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise NotYet(f"for {case} a tensor of shape {shape} is wanted, but you gave {found}")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from flgc_lib.course.exercises import NotYet
+from flgc_lib.course.exercises import NotYet, filled
 from flgc_lib.grouping import duplicates, membership, thresholds
 
 SMALL = torch.tensor([[1.2, 0.9], [0.8, 0.1], [0.6, 0.5], [0.3, 1.0], [0.2, 0.4], [0.1, 0.7]])
@@ -15,8 +15,7 @@ SMALL = torch.tensor([[1.2, 0.9], [0.8, 0.1], [0.6, 0.5], [0.3, 1.0], [0.2, 0.4]
 
 def exercise_1(answer: set[tuple[int, int]]) -> str:
     """The copies of a small S by hand."""
-    if answer is ...:
-        raise NotYet("`copies` is still `...`: write a set of pairs (channel, group), for example {(4, 0), (5, 0)}")
+    filled(answer, "`copies` is still `...`: write a set of pairs (channel, group), for example {(4, 0), (5, 0)}")
     given = {tuple(pair) for pair in answer}
     members = membership(SMALL)
     for channel, group in sorted(given):
@@ -51,8 +50,7 @@ def exercise_2(answer: Callable[[list[float], int], float | None]) -> str:
             given = answer(list(scores), top_k)
         except (ZeroDivisionError, IndexError, ValueError) as fault:
             raise NotYet(f"members {scores}, k = {top_k} ends in {type(fault).__name__} ({fault}); {why}") from None
-        if given is None or given is ...:
-            raise NotYet("`threshold` returned nothing yet: it takes the members' scores and k, and returns τ")
+        given = filled(given, "`threshold` returned nothing yet: it takes the members' scores and k, and returns τ")
         if given != wanted and not abs(given - wanted) < 1e-6:
             raise NotYet(f"for members with scores {scores} and k = {top_k} you gave {given}, not {wanted}; {why}")
     return "The mean of the k best, of all if there are fewer, and +∞ if there are none."
@@ -63,9 +61,8 @@ def exercise_3(answer: Callable[[Tensor, float], int | None]) -> str:
     generator = torch.Generator().manual_seed(0)
     for channels, groups, share in ((64, 16, 0.1), (64, 16, 0.2), (64, 8, 0.05)):
         S = torch.randn(channels, groups, generator=generator)
-        given = answer(S, share)
-        if given is None or given is ...:
-            raise NotYet("`smallest_k` returned nothing yet: try k = 1, 2, 3, … and count the copies each time")
+        hint = "`smallest_k` returned nothing yet: try k = 1, 2, 3, … and count the copies each time"
+        given = filled(answer(S, share), hint)
         counts = [int(duplicates(S, membership(S), k).sum()) for k in range(1, channels + 1)]
         wanted = next(k for k, copies in enumerate(counts, 1) if copies >= share * channels)
         if given != wanted:
@@ -83,9 +80,8 @@ def exercise_4(answer: Callable[[Tensor, Tensor, Tensor], Tensor | None]) -> str
     S = torch.randn(12, 4, generator=generator)
     members = membership(S)
     tau = (thresholds(S, members, 3) - 0.3).requires_grad_()
-    given = answer(S, members, tau)
-    if given is None or given is ...:
-        raise NotYet("`soft_copies` returned nothing yet: it should return a tensor of shape (C, G)")
+    hint = "`soft_copies` returned nothing yet: it should return a tensor of shape (C, G)"
+    given = filled(answer(S, members, tau), hint)
     wanted = ((tau < S) & ~members).to(S)
     if not isinstance(given, Tensor) or given.shape != S.shape or not torch.allclose(given.detach().to(S), wanted):
         raise NotYet(

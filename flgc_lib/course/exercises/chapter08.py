@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flgc_lib.cost import count
-from flgc_lib.course.exercises import NotYet
+from flgc_lib.course.exercises import NotYet, filled
 from flgc_lib.grouping import connection_mask
 from flgc_lib.layers import FLGConv2d
 
@@ -18,10 +18,8 @@ IMAGE = (3, 32, 32)
 def exercise_1(answer: Callable[[Tensor], Tensor | None]) -> str:
     """The order that undoes an order."""
     for order in ([2, 0, 1], [1, 0, 2, 3], [4, 2, 0, 1, 3]):
-        given = answer(torch.tensor(order))
-        if given is None or given is ...:
-            raise NotYet("`undo` returned nothing yet: it takes an order and returns the order that undoes it")
-        given = torch.as_tensor(given)
+        hint = "`undo` returned nothing yet: it takes an order and returns the order that undoes it"
+        given = torch.as_tensor(filled(answer(torch.tensor(order)), hint))
         if given.shape != (len(order),) or given.is_floating_point():
             raise NotYet(f"for order {order} the answer must be {len(order)} whole numbers, yours is {given}")
         if sorted(given.tolist()) != list(range(len(order))):
@@ -64,8 +62,7 @@ def exercise_2(answer: Gather) -> str:
         except (RuntimeError, IndexError, ValueError) as fault:
             reason = str(fault).splitlines()[0]
             raise NotYet(f"{where} ends in {type(fault).__name__} ({reason}); {why}") from None
-        if given is None or given is ...:
-            raise NotYet("`gather_conv` returned nothing yet: it should return a tensor of shape (batch, N, H, W)")
+        filled(given, "`gather_conv` returned nothing yet: it should return a tensor of shape (batch, N, H, W)")
         if not isinstance(given, Tensor) or given.shape != wanted.shape:
             shape = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
             raise NotYet(f"{where}: the result should have shape {tuple(wanted.shape)}, yours is {shape}; {why}")
@@ -86,9 +83,8 @@ def exercise_3(answer: Callable[[Tensor, Tensor, int, int, int], int | None]) ->
     )
     for inputs, filters, kernel, height, width, why in cases:
         A, B = _members(inputs, 8), _members(filters, 4)
-        given = answer(A, B, kernel, height, width)
-        if given is None or given is ...:
-            raise NotYet("`macs` returned nothing yet: it takes A, B, k, H and W, and returns a whole number")
+        hint = "`macs` returned nothing yet: it takes A, B, k, H and W, and returns a whole number"
+        given = filled(answer(A, B, kernel, height, width), hint)
         wanted = int((A.sum(dim=0) * B.sum(dim=0)).sum()) * kernel**2 * height * width
         if float(given) != wanted:
             raise NotYet(
@@ -106,9 +102,8 @@ def exercise_4(answer: Callable[[int], tuple[nn.Module, float] | None]) -> str:
     dense = count(plain, IMAGE).macs
     shares = []
     for groups in (8, 16):
-        given = answer(groups)
-        if given is None or given is ...:
-            raise NotYet("`lighter_mobilenet` returned nothing yet: it should return the network and its share of MACs")
+        hint = "`lighter_mobilenet` returned nothing yet: it should return the network and its share of MACs"
+        given = filled(answer(groups), hint)
         if not isinstance(given, Sequence) or len(given) != 2 or not isinstance(given[0], nn.Module):
             raise NotYet("`lighter_mobilenet` should return two things: the network, and a number")
         network, share = given
