@@ -1,1 +1,1 @@
-"""The indirect convolution, compiled by Numba: `indirect` plans, `geometry` cuts, `loops` walk, `microkernel` multiplies."""
+"""The indirect convolution by Numba: `indirect` plans, `geometry` cuts, `loops` walk, `microkernel` multiplies."""
