@@ -140,6 +140,38 @@ def cocluster(importance: Tensor, inputs: Tensor, filters: Tensor, rounds: int =
     return inputs, filters
 
 
+def coselect(importance: Tensor, filters: Tensor, count: int, rounds: int = 20) -> tuple[Tensor, Tensor]:
+    """As `cocluster`, but each group takes the `count` channels that matter most to its filters, whoever else has them.
+
+    So a channel can be in several groups or in none. The best channels for given filters are a ranking, the best
+    filters for given channels an assignment problem: the sum never falls, and the rounds end when it stays.
+
+    Args:
+        importance: of the connection from channel c to filter n, shape (N, C), not negative.
+        filters: BoolTensor (N, G), one group a filter.
+        count: channels of each group, 1 … C.
+        rounds: how often both are chosen at most.
+
+    Returns:
+        Importance of channel c for the filters of group g, Σ over n in g of importance[n, c], shape (C, G): each
+        group's channels are those with its `count` largest; and `filters` anew.
+    """
+    for _ in range(rounds):
+        for_groups = importance.T @ filters.to(importance.dtype)  # (C, G)
+        value = importance @ largest(for_groups, count).to(importance.dtype)  # (N, G)
+        chosen = _best_assignment(value, filters.sum(dim=0))
+        if torch.equal(chosen, filters):
+            break
+        filters = chosen
+    return importance.T @ filters.to(importance.dtype), filters
+
+
+def largest(scores: Tensor, count: int) -> Tensor:
+    """BoolTensor (C, G): the `count` largest scores of each column; of equal ones, the lowest channels."""
+    order = scores.argsort(dim=0, descending=True, stable=True)  # (C, G): channels, best first
+    return torch.zeros_like(scores, dtype=torch.bool).scatter(0, order[:count], True)
+
+
 def _best_assignment(value: Tensor, sizes: Tensor) -> Tensor:
     """BoolTensor (rows, G): groups of the given sizes for which the sum of `value` (rows, G) is largest."""
     places = torch.arange(len(sizes), device=value.device).repeat_interleave(sizes)  # (rows,): each place's group

@@ -103,6 +103,7 @@ def resnet(
     width: float = 1.0,
     top_k: int = 3,
     score: Score = "logit",
+    share: float = 1.0,
 ) -> ResNet:
     """A bottleneck ResNet of any depth and width, with the convolutions of a method of the experiment.
 
@@ -118,6 +119,7 @@ def resnet(
         width: multiplies all channel counts; 1.0 is 64 channels in the stem.
         top_k: k of the duplication rule.
         score: what the rule compares.
+        share: channels of a group over C/G, see `method_layer`.
 
     Raises:
         ValueError: for an unknown stem, method or where, a width that is not positive, and groups that do not fit the
@@ -126,7 +128,7 @@ def resnet(
     check_choice("where", where, Where)
     if width <= 0:
         raise ValueError(f"width={width} must be positive; 1.0 is 64 channels in the stem")
-    replacement = method_layer(method, groups, top_k=top_k, score=score)
+    replacement = method_layer(method, groups, top_k=top_k, score=score, share=share)
 
     def conv_layer(in_channels: int, out_channels: int, kernel_size: int, stride: int, padding: int) -> nn.Module:
         if depthwise and kernel_size == 3:
@@ -157,6 +159,7 @@ def resnet50(
     width: float = 1.0,
     top_k: int = 3,
     score: Score = "logit",
+    share: float = 1.0,
 ) -> ResNet:
     """ResNet-50, the network of the paper's section 4: `resnet` with 3-4-6-3 blocks; same arguments.
 
@@ -178,6 +181,7 @@ def resnet50(
         width=width,
         top_k=top_k,
         score=score,
+        share=share,
     )
 
 

@@ -17,6 +17,8 @@ ROOMS = (
     "grouping",
     "masked",
     "layers",
+    "controls",
+    "clustered",
     "methods",
     "blocks",
     "resnet",

@@ -13,7 +13,9 @@ from flgc_lib.grouping import (
     check_choice,
     cocluster,
     connection_mask,
+    coselect,
     duplicates,
+    largest,
     membership,
     straight_through,
     thresholds,
@@ -353,3 +355,48 @@ def test_check_choice_names_what_is_allowed():
     check_choice("score", "softmax", Score)
     with pytest.raises(ValueError, match=r"score='cosine' must be one of logit, softmax"):
         check_choice("score", "cosine", Score)
+
+
+# Selection: each group takes the channels that matter most to its filters
+
+
+def test_largest_takes_the_best_of_each_column_and_of_equals_the_first():
+    scores = torch.tensor([[1.0, 2.0], [3.0, 2.0], [2.0, 2.0]])
+    assert largest(scores, 2).tolist() == [[False, True], [True, True], [True, False]]
+    assert not largest(scores, 0).any()
+
+
+@always_the_same
+@given(st.integers(4, 12), st.integers(4, 12), st.integers(1, 4), st.integers(0, 99))
+def test_selection_never_loses_importance(C, N, G, seed):
+    generator = torch.Generator().manual_seed(seed)
+    importance = torch.rand(N, C, generator=generator)
+    filters = torch.nn.functional.one_hot(torch.randperm(N, generator=generator) % G, G).bool()
+    count = max(1, C // G)
+
+    def kept(filters, S):
+        return float((importance * connection_mask(largest(S, count), filters)).sum())
+
+    start = importance.T @ filters.float()
+    S, chosen = coselect(importance, filters, count)
+    assert kept(chosen, S) >= kept(filters, start) - 1e-4
+    assert chosen.sum(dim=0).tolist() == filters.sum(dim=0).tolist()
+    assert (chosen.sum(dim=1) == 1).all()
+    assert torch.allclose(S, importance.T @ chosen.float(), atol=1e-5)
+
+
+def test_a_channel_that_all_need_is_in_all_groups_and_one_that_nobody_needs_in_none():
+    importance = torch.tensor([[9.0, 5, 0, 0], [9, 5, 0, 0], [9, 0, 0, 5], [9, 0, 0, 5]])  # channel 0: all, 2: none
+    halves = torch.tensor([[1, 0], [1, 0], [0, 1], [0, 1]]).bool()
+    S, filters = coselect(importance, halves, 2)
+    assert largest(S, 2).tolist() == [[True, True], [True, False], [False, False], [False, True]]
+    assert filters.tolist() == halves.tolist()
+
+
+def test_selection_puts_filters_with_like_needs_together():
+    importance = torch.ones(6, 6)
+    importance[:3, :3] = importance[3:, 3:] = 5  # two blocks
+    mixed = torch.tensor([[1, 0], [1, 0], [0, 1], [0, 1], [0, 1], [1, 0]]).bool()
+    S, filters = coselect(importance, mixed, 3)
+    assert filters[:3].tolist() == 3 * [[True, False]]
+    assert largest(S, 3)[:, 0].tolist() == [True, True, True, False, False, False]

@@ -8,18 +8,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from flgc_lib.clustered import BudgetConv2d, ClusteredConv2d, RandomBudgetConv2d, RandomSelectionConv2d, SelectedConv2d
+from flgc_lib.controls import DrawnConv2d, RandomCopiesConv2d, RingConv2d
 from flgc_lib.figures import worked_example
 from flgc_lib.grouping import connection_mask, membership
 from flgc_lib.layers import FLGConv2d
-from flgc_lib.methods import (
-    METHODS,
-    ClusteredConv2d,
-    DrawnConv2d,
-    Method,
-    RandomCopiesConv2d,
-    RingConv2d,
-    method_layer,
-)
+from flgc_lib.methods import METHODS, Method, method_layer
 
 # The controls
 
@@ -208,7 +202,7 @@ def test_every_method_has_a_row_and_what_its_row_names():
 def test_the_row_says_what_the_layer_does(method):
     """With 24 channels in 8 groups the rule copies something."""
     torch.manual_seed(0)
-    facts, layer = METHODS[method], method_layer(method, 8)(24, 16, 3, 1, 1)
+    facts, layer = METHODS[method], method_layer(method, 8, share=4 / 3)(24, 16, 3, 1, 1)
     assert isinstance(layer, FLGConv2d) is facts.masked
     if not facts.masked:
         assert layer.groups == (1 if facts.groups_from == "one" else 8)
@@ -220,7 +214,9 @@ def test_the_row_says_what_the_layer_does(method):
     members = membership(layer.input_logits)
     copies = layer.input_membership() & ~members
     assert bool(copies.any()) is (facts.copies != "none")
-    if facts.copies != "none":
+    if facts.copies == "share":
+        assert layer.input_membership().sum(dim=0).tolist() == 8 * [4]
+    elif facts.copies != "none":
         assert torch.equal(copies, FLGConv2d._copies(layer, members, 3)) is (facts.copies == "rule")
 
 
@@ -235,7 +231,7 @@ def test_method_layer_needs_groups():
 def test_unknown_method():
     with pytest.raises(
         ValueError,
-        match=r"method='fglc' must be one of dense, grouped, random, flgc, flgc-dup, ring, flgc-randdup, cluster",
+        match=r"method='fglc' must be one of dense, grouped, shuffle, random, equal, flgc, flgc-dup, ring",
     ):
         method_layer("fglc", 2)
 
@@ -245,3 +241,86 @@ def test_fixed_groups_must_divide_the_channels():
         method_layer("grouped", 3)(8, 9, 3, 1, 1)
     with pytest.raises(ValueError, match=r"groups=3 must divide out_channels=8"):
         method_layer("grouped", 3)(9, 8, 3, 1, 1)
+
+
+# Groups of a given number of channels
+
+
+SIZED = [BudgetConv2d, RandomBudgetConv2d, SelectedConv2d, RandomSelectionConv2d]
+
+
+@pytest.fixture(params=SIZED, ids=lambda kind: kind.__name__)
+def sized(request):
+    torch.manual_seed(0)
+    layer = request.param(16, 24, 3, 4, padding=1)
+    layer.share = 1.5
+    layer.regroup()
+    return layer
+
+
+def test_every_group_has_the_channels_that_it_is_given(sized):
+    assert sized.input_membership().sum(dim=0).tolist() == 4 * [6]
+    assert sized.filter_membership().sum(dim=0).tolist() == 4 * [6]
+    assert int(sized.connection_mask().sum()) == 4 * 6 * 6
+
+
+def test_the_weights_are_those_of_flgc_and_the_generator_is_left_as_by_flgc(sized):
+    for kind in (FLGConv2d, type(sized)):
+        torch.manual_seed(0)
+        weight, after = kind(16, 24, 3, 4, padding=1).weight, torch.rand(1)
+        if kind is FLGConv2d:
+            expected = weight, after
+    assert torch.equal(weight, expected[0])
+    assert torch.equal(after, expected[1])
+
+
+def test_a_budget_imports_what_matters_most_to_the_group():
+    torch.manual_seed(0)
+    layer = BudgetConv2d(8, 8, 1, 2)
+    layer.share = 1.25
+    layer.regroup()
+    members, copies = membership(layer.input_logits), layer.input_membership()
+    assert (copies >= members).all()
+    outside = layer.importance.masked_fill(members, -1)
+    assert torch.equal((copies & ~members).int().argmax(dim=0), outside.argmax(dim=0))
+
+
+def test_a_selection_takes_what_matters_most_and_drops_what_nobody_needs():
+    torch.manual_seed(0)
+    layer = SelectedConv2d(8, 8, 1, 2)
+    with torch.no_grad():
+        layer.weight.mul_(0.01)
+        layer.weight[:, 3] = 9  # everybody needs channel 3, nobody 7
+        layer.weight[:, 7] = 0
+    layer.regroup()
+    inputs = layer.input_membership()
+    assert inputs[3].tolist() == [True, True]
+    assert inputs[7].tolist() == [False, False]
+    assert inputs.sum(dim=0).tolist() == [4, 4]
+
+
+@pytest.mark.parametrize(("kind", "control"), [(SelectedConv2d, RandomSelectionConv2d)])
+def test_a_random_selection_copies_and_drops_as_many_other_channels(kind, control):
+    found = []
+    for cls in (kind, control):
+        torch.manual_seed(0)
+        layer = cls(32, 32, 1, 4)
+        with torch.no_grad():
+            layer.weight.mul_(torch.rand(32)[:, None, None])
+        layer.regroup()
+        found.append((layer.input_membership(), layer.filter_membership()))
+    (inputs, filters), (other_inputs, other_filters) = found
+    assert torch.equal(filters, other_filters)
+    assert not torch.equal(inputs, other_inputs)
+    assert sorted(inputs.sum(dim=1).tolist()) == sorted(other_inputs.sum(dim=1).tolist())
+    assert torch.equal(torch.tensor(sorted(inputs.tolist())), torch.tensor(sorted(other_inputs.tolist())))
+
+
+def test_random_imports_are_others_and_stay_when_groups_stay():
+    torch.manual_seed(0)
+    layer = RandomBudgetConv2d(32, 32, 1, 4)
+    layer.regroup()
+    before = layer.input_membership() & ~membership(layer.input_logits)
+    best = layer.importance.masked_fill(membership(layer.input_logits), -1).topk(4, dim=0).indices
+    assert not before.gather(0, best).all()
+    assert torch.equal(before, layer.input_membership() & ~membership(layer.input_logits))

@@ -76,6 +76,15 @@ def test_dense_has_one_id_for_all_groups():
         ({"soft_start": 1}, "soft_start=1.0 must be a share of the training: at least 0, less than 1"),
         ({"soft_start": 0.5, "method": "grouped"}, "soft_start=0.5 needs a method with a mask, not method='grouped'"),
         ({"method": "cluster"}, "method='cluster' finds its groups in a soft start: give soft_start"),
+        ({"method": "select"}, "method='select' finds its groups in a soft start: give soft_start"),
+        ({"scout": 0.1}, "scout=0.1 must be 0, or less than soft_start=0.0"),
+        ({"method": "cluster", "soft_start": 0.5, "scout": 0.5}, "scout=0.5 must be 0, or less than soft_start=0.5"),
+        ({"method": "flgc", "share": 1.5}, "share=1.5 is for budget, .*select.*, not for method='flgc'"),
+        ({"method": "select", "soft_start": 0.5, "share": 0}, "share=0.0 must be positive"),
+        (
+            {"method": "budget", "soft_start": 0.5},
+            "share=1.0 must be positive, .* of imports more than 1",
+        ),
         ({"method": "flgc", "copy_time": "post-hoc"}, "it needs method='flgc-dup' or 'cluster-dup', not 'flgc'"),
     ],
 )

@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from flgc_lib.clustered import ClusteredConv2d
 from flgc_lib.experiment import training
 from flgc_lib.experiment.assignments import learned_layers
-from flgc_lib.experiment.training import Classifier, fit, parameter_groups
+from flgc_lib.experiment.optimisers import parameter_groups
+from flgc_lib.experiment.training import Classifier, fit
 
 
 def finish(settings, dataset, folder, **options):
@@ -164,6 +166,31 @@ def test_a_soft_start_ends_and_groups_stay_after_it(tiny, images, tmp_path, monk
         with pytest.raises(InterruptError):
             finish(settings, images, tmp_path / "resumed")
     same(finish(settings, images, tmp_path / "resumed"), whole)
+
+
+@pytest.mark.parametrize("method", ["cluster", "select", "select-random", "budget", "budget-random"])
+def test_groups_are_chosen_once_when_the_scout_ends(tiny, images, tmp_path, monkeypatch, method):
+    share = {"share": 1.5} if method.startswith("budget") else {}
+    settings = tiny(method=method, soft_start=0.6, scout=0.2, **share)  # of 15 steps 3 scout, 6 more fade
+    softness, regrouped = [], []
+    step, regroup = Classifier.training_step, ClusteredConv2d.regroup
+
+    def spy(module, batch):
+        softness.append({layer.softness for layer in module.layers.values()} if softness else {1.0})
+        step(module, batch)
+        softness[-1] = {layer.softness for layer in module.layers.values()}
+
+    def spied(layer):
+        regrouped.append(len(softness) - 1)
+        regroup(layer)
+
+    monkeypatch.setattr(Classifier, "training_step", spy)
+    monkeypatch.setattr(ClusteredConv2d, "regroup", spied)
+    module = finish(settings, images, tmp_path)
+    expected = [min(1, max(0, 1 - (i - 3) / 6)) for i in range(15)]
+    assert [value for (value,) in softness] == pytest.approx(expected)
+    assert set(regrouped) == {3}
+    assert len(regrouped) == len(module.layers)
 
 
 # The same numbers again

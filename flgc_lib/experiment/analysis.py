@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from flgc_lib.experiment.assignments import Arrays, Kind, array_name, layers
+from flgc_lib.experiment.assignments import CORRECT, Arrays, Kind, array_name, layers
 from flgc_lib.experiment.grids import Grid, grid
 from flgc_lib.experiment.records import read_epochs, read_groups, read_runs
 from flgc_lib.methods import METHODS, Method
@@ -54,9 +54,10 @@ class Records:
     planned: int
 
     def groups(self, run: str) -> Arrays:
-        """Assignments of a run by layer and kind; none for a run that has no `groups/<run>.npz`."""
+        """Assignments of a run by layer and kind; none for a run without any."""
         path = self.folder / "groups" / f"{run}.npz"
-        return read_groups(self.folder, run) if path.exists() else {}
+        arrays = read_groups(self.folder, run) if path.exists() else {}
+        return {name: array for name, array in arrays.items() if name != CORRECT}
 
     def describe(self, numbers: pd.DataFrame) -> str:
         """Data, epochs, runs, processors and seeds that a table was computed from, as every caption names them."""

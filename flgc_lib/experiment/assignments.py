@@ -19,6 +19,8 @@ Arrays = Mapping[str, np.ndarray]
 Kind = Literal["channel_group", "filter_group", "copies", "inputs", "S", "T"]
 SNAPSHOTS = "snapshots"
 """The epochs at which `inputs`, `S` and `T` were kept."""
+CORRECT = "correct"
+"""Beside the assignments: which test images the final network gets right, a bit an image."""
 
 
 def array_name(layer: str, kind: Kind) -> str:
@@ -60,7 +62,7 @@ class Recorder:
             inputs = layer.input_membership()
             self._add(array_name(name, "channel_group"), _group_of(layer.input_logits))
             self._add(array_name(name, "filter_group"), _group_of(layer.filter_logits))
-            self._add(array_name(name, "copies"), inputs.sum() - layer.in_channels)
+            self._add(array_name(name, "copies"), (inputs.sum(dim=1) - 1).clamp(min=0).sum())
             if snapshot:
                 self._add(array_name(name, "inputs"), inputs)
             if snapshot and name.split(".")[1] == "0":

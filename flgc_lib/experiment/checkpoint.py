@@ -26,12 +26,14 @@ class Saved:
         fingerprint: of the dataset.
         history: see `Classifier`.
         assignments: see `Classifier`.
+        correct: see `Classifier`.
     """
 
     settings: Settings
     fingerprint: str
     history: list[dict[str, float]]
     assignments: dict[str, list[Tensor]]
+    correct: Tensor
 
     def put_into(self, content: dict[str, Any]) -> None:
         """Adds it to the content of a checkpoint; plain types only, so that nothing in the file needs to be run."""

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from flgc_lib.clustered import BudgetConv2d
 from flgc_lib.grouping import check_choice
 from flgc_lib.layers import Score
 from flgc_lib.methods import METHODS, Method
@@ -27,7 +28,7 @@ class Settings:
     """Everything that decides the numbers of a run. A default, once records exist, never changes: ids build on it."""
 
     method: Method = "flgc"
-    """Which convolutions: dense, grouped, random, flgc, flgc-dup, ring, flgc-randdup, cluster, cluster-dup."""
+    """Which convolutions; `flgc_lib.methods.METHODS` says what each is."""
     groups: int = 8
     """G, the number of groups of every replaced convolution (dense has one)."""
     seed: int = 0
@@ -68,6 +69,11 @@ class Settings:
     """Steps from one update of the groups (S and T) to the next; in between they stay, and a step is cheaper."""
     soft_start: float = 0.0
     """Share of the training in which the weights outside the groups fade out; after it the groups stay. 0 for none."""
+    scout: float = 0.0
+    """Share of the training before the fading of a soft start begins: all weights count in full, and show what is
+    important. Groups found from the weights are then chosen once, at its end; 0 for choosing again while they fade."""
+    share: float = 1.0
+    """Channels of a group over C/G, for select and budget: 1.5 takes half as many more, at the cost of half as much."""
     precision: Precision = "bf16"
     """bf16 is mixed precision: products in bf16, weights, S and T in fp32."""
 
@@ -100,6 +106,18 @@ class Settings:
         if not self.soft_start and facts.groups_from == "weights":
             raise ValueError(
                 f"method={self.method!r} finds its groups in a soft start: give soft_start, for example 0.5"
+            )
+        if self.scout and not 0 < self.scout < self.soft_start:
+            raise ValueError(
+                f"scout={self.scout} must be 0, or less than soft_start={self.soft_start}, whose first part it is"
+            )
+        sized = [name for name, others in METHODS.items() if others.copies == "share"]
+        if self.share != 1 and self.method not in sized:
+            raise ValueError(f"share={self.share} is for {', '.join(sized)}, not for method={self.method!r}")
+        if not self.share > 0 or (issubclass(facts.layer, BudgetConv2d) and self.share <= 1):
+            raise ValueError(
+                f"share={self.share} must be positive, and for a budget of imports more than 1: a group's channels "
+                "over C/G, for example 1.5"
             )
         if self.copy_time == "post-hoc" and facts.without_copies is None:
             raise ValueError(
@@ -140,4 +158,5 @@ class Settings:
                 width=self.width,
                 top_k=self.top_k,
                 score=self.score,
+                share=self.share,
             )

@@ -17,6 +17,7 @@ import torch
 from filelock import FileLock
 from torch import nn
 
+from flgc_lib.clustered import BudgetConv2d
 from flgc_lib.cost import count
 from flgc_lib.data import load
 from flgc_lib.experiment.assignments import learned_layers
@@ -84,7 +85,7 @@ def run(
             "seconds": sum(epoch["seconds"] for epoch in module.history),
         }
         if module.trainer.is_global_zero:
-            write_record(results, row, module.history, module.assignments)
+            write_record(results, row, module.history, module.assignments, module.correct)
     return row
 
 
@@ -181,11 +182,13 @@ def _attempt(settings: Settings, **options: Any) -> tuple[str, str]:  # noqa: AN
 def _costs(model: nn.Module, settings: Settings) -> dict[str, int]:
     """Parameters and MACs of the trained network, without its copies, and of the dense network."""
     input_size = (3, 32, 32)
-    dense = replace(settings, method="dense", soft_start=0.0, copy_time="training")
+    dense = replace(settings, method="dense", soft_start=0.0, scout=0.0, share=1.0, copy_time="training")
     cost = count(model, input_size)
     plain = copy.deepcopy(model)  # the trained one keeps its rule
     for layer in learned_layers(plain).values():
         layer.duplicate_top_k = None
+        if isinstance(layer, BudgetConv2d):
+            layer.share = 1.0
     return {
         "parameters": cost.parameters,
         "macs_dense": count(dense.network(), input_size).macs,

@@ -14,31 +14,22 @@ from typing import Any
 
 import lightning
 import torch
+import torch.utils.deterministic
 from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from flgc_lib.clustered import ClusteredConv2d
 from flgc_lib.data import Batches, Dataset
 from flgc_lib.experiment.assignments import Recorder, learned_layers
 from flgc_lib.experiment.checkpoint import Saved, check_checkpoint
+from flgc_lib.experiment.optimisers import optimisers
+from flgc_lib.experiment.schedule import phase
 from flgc_lib.experiment.settings import Device, Settings
 from flgc_lib.files import write_whole
 from flgc_lib.layers import Score
-from flgc_lib.methods import ClusteredConv2d
 
 EVALUATION_BATCH = 500
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> tuple[list[dict[str, Any]], list[nn.Parameter]]:
-    """Splits what is trained into SGD's groups, decayed and not, and the logits S and T, which get their own optimiser.
-
-    Norms and biases, the parameters with one axis, are not decayed.
-    """
-    logits = [p for m in learned_layers(model).values() for p in (m.input_logits, m.filter_logits) if p.requires_grad]
-    taken = {id(p) for p in logits}
-    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in taken]
-    decayed = {"params": [p for p in rest if p.ndim > 1], "weight_decay": weight_decay}
-    return [decayed, {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0}], logits
 
 
 class Classifier(lightning.LightningModule):
@@ -47,7 +38,10 @@ class Classifier(lightning.LightningModule):
     Attributes:
         history: one dict an epoch, the columns of `epochs.csv`.
         layers: the convolutions with groups, by name; see `learned_layers`.
+        correct: BoolTensor (m,), which test images the network of the last test gets right.
     """
+
+    correct: Tensor
 
     def __init__(self, settings: Settings, dataset: Dataset) -> None:
         super().__init__()
@@ -73,21 +67,7 @@ class Classifier(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's type for it is a union of ten
         """SGD for the weights, Adam for S and T, both on one cycle over the whole training."""
-        s = self.settings
-        weights, logits = parameter_groups(self.model, s.weight_decay)
-        optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.SGD(weights, lr=s.learning_rate, momentum=s.momentum, nesterov=True, fused=True)
-        ]
-        if logits:
-            optimizers.append(torch.optim.Adam(logits, lr=s.logit_learning_rate, fused=True))
-        steps = s.epochs * len(self.train_dataloader())
-        schedulers = [
-            torch.optim.lr_scheduler.OneCycleLR(
-                o, [g["lr"] for g in o.param_groups], total_steps=steps, cycle_momentum=False
-            )
-            for o in optimizers
-        ]
-        return optimizers, schedulers
+        return optimisers(self.model, self.settings, self.settings.epochs * len(self.train_dataloader()))
 
     def train_dataloader(self) -> Batches:
         """This epoch's batches. They depend on seed and epoch alone, so that a resumed run sees the same ones."""
@@ -113,7 +93,7 @@ class Classifier(lightning.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Starts the sums of the epoch."""
-        self._step = self.current_epoch * self.trainer.num_training_batches
+        self._step = self.current_epoch * int(self.trainer.num_training_batches)
         self._started = time.perf_counter()
         self._train = torch.zeros(2, dtype=torch.float64, device=self.device)  # loss, images
 
@@ -137,27 +117,27 @@ class Classifier(lightning.LightningModule):
 
     def _set_groups(self) -> bool:
         """Brings the layers to where this step of the training is; whether the groups may change in it."""
-        s = self.settings
-        closing = s.soft_start * s.epochs * self.trainer.num_training_batches  # the step in which the groups close
-        softness = max(0.0, 1 - self._step / closing) if closing else 0.0
-        learns = self._step % s.assign_every == 0 and (softness > 0 or not closing)
+        steps = self.settings.epochs * int(self.trainer.num_training_batches)
+        now = phase(self.settings, self._step, steps)
         for layer in self.layers.values():
-            layer.softness, layer.learns = softness, learns
-            if learns and isinstance(layer, ClusteredConv2d):
+            layer.softness, layer.learns = now.softness, now.learns
+            if now.regroups and isinstance(layer, ClusteredConv2d):
                 layer.regroup()
-        return learns
+        return now.learns
 
     def on_validation_epoch_start(self) -> None:
-        """Starts the sums of the test."""
-        self._test = torch.zeros(3, dtype=torch.float64, device=self.device)  # loss, correct, images
+        """Starts the sum and the list of hits of the test."""
+        self._test_loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        self._hits = torch.zeros(len(self.dataset.test_labels), dtype=torch.int32, device=self.device)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor]) -> None:
-        """Adds up loss and hits."""
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Adds up the loss and notes the hits, each device those of its own images."""
         images, labels = batch
         logits = self(images)
-        loss = F.cross_entropy(logits.float(), labels, reduction="sum")
-        correct = (logits.argmax(dim=1) == labels).sum()
-        self._test += torch.stack([loss, correct.to(loss), loss.new_tensor(len(labels))])
+        self._test_loss += F.cross_entropy(logits.float(), labels, reduction="sum")
+        rank, devices = self.trainer.global_rank, self.trainer.world_size
+        of_batch = self._hits[batch_idx * EVALUATION_BATCH * devices :][: EVALUATION_BATCH * devices]
+        of_batch[rank::devices] = (logits.argmax(dim=1) == labels).int()
 
     def on_train_epoch_end(self) -> None:
         """Measures: runs after this epoch's test and before its checkpoint is written."""
@@ -185,12 +165,14 @@ class Classifier(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what the records need, so that a resumed run writes the same ones."""
-        Saved(self.settings, self.dataset.fingerprint, self.history, self.assignments).put_into(checkpoint)
+        Saved(self.settings, self.dataset.fingerprint, self.history, self.assignments, self.correct).put_into(
+            checkpoint
+        )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes it back."""
         saved = Saved.of(checkpoint)
-        self.history, self._recorder.arrays = saved.history, saved.assignments
+        self.history, self._recorder.arrays, self.correct = saved.history, saved.assignments, saved.correct
 
     def copy_post_hoc(self, top_k: int, score: Score) -> None:
         """Makes the rule's copies in the trained network, then tests and measures it once more, for `outcome`."""
@@ -206,9 +188,11 @@ class Classifier(lightning.LightningModule):
         return self.history[-1] | self._with_copies
 
     def _test_statistics(self) -> dict[str, float]:
-        """Mean loss and accuracy of the last test."""
-        loss, correct, images = self.trainer.strategy.reduce(self._test, reduce_op="sum").tolist()
-        return {"test_loss": loss / images, "test_accuracy": correct / images}
+        """Mean loss and accuracy of the last test; keeps which images are right."""
+        loss, hits = (self.trainer.strategy.reduce(t, reduce_op="sum") for t in (self._test_loss, self._hits))
+        self.correct = hits.bool().cpu()
+        images = len(self.correct)
+        return {"test_loss": float(loss) / images, "test_accuracy": int(self.correct.sum()) / images}
 
 
 def _as_list(one_or_more: Any) -> list[Any]:  # noqa: ANN401 - Lightning hands out one optimiser bare, two as a list
@@ -232,9 +216,13 @@ class _WholeCheckpoint(Checkpoint):
 def _algorithms_put_back() -> Iterator[None]:
     """A Trainer that is deterministic switches how PyTorch chooses algorithms, for the whole process and for good."""
     mode, benchmark = torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
+    new_memory: Any = torch.utils.deterministic  # a module with a property, which mypy does not see
+    filled = new_memory.fill_uninitialized_memory
+    new_memory.fill_uninitialized_memory = False  # NaN would cost time, and no number depends on it
     try:
         yield
     finally:
+        new_memory.fill_uninitialized_memory = filled
         torch.set_deterministic_debug_mode(mode)
         torch.backends.cudnn.benchmark = benchmark
 
