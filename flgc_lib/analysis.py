@@ -33,7 +33,8 @@ both questions once more for groups that are learned in another way."""
 JUDGED_FROM = 5
 """Seeds: a bootstrap interval from fewer is much too narrow (notebook 07 measures how much), so none is judged by."""
 QUANTILES = {"smallest": 0, "low": 0.1, "median": 0.5, "high": 0.9, "largest": 1}
-_NOT_SHOWN = ("dense", "grouped", "random", "ring", "flgc-randdup")  # four never move; the last does as flgc-dup does
+# All but the last never move; the last does as flgc-dup does.
+_NOT_SHOWN = ("dense", "grouped", "shuffle", "random", "equal", "ring", "flgc-randdup")
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,9 +54,10 @@ class Records:
     planned: int
 
     def groups(self, run: str) -> Arrays:
-        """Assignments of a run by layer and kind; none for a run that has no `groups/<run>.npz`."""
+        """Assignments of a run by layer and kind; none for a run without any."""
         path = self.folder / "groups" / f"{run}.npz"
-        return read_groups(self.folder, run) if path.exists() else {}
+        arrays = read_groups(self.folder, run) if path.exists() else {}
+        return {key: value for key, value in arrays.items() if key != "correct"}
 
     def describe(self, numbers: pd.DataFrame) -> str:
         """Data, epochs, runs, processors and seeds that a table was computed from, as every caption names them."""

@@ -74,7 +74,7 @@ def run(
             "seconds": sum(epoch["seconds"] for epoch in module.history),
         }
         if module.trainer.is_global_zero:
-            write_record(results, row, module.history, module.assignments)
+            write_record(results, row, module.history, module.assignments, module.correct)
     return row
 
 

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 from flgc_lib.layers import CLUSTERED, Method, Score
 from flgc_lib.training import CopyTime, Settings
 
-Grid = Literal["quick", "first", "tune", "learn", "small", "rule", "paper", "gpu"]
+Grid = Literal["quick", "first", "tune", "learn", "small", "rule", "power-tune", "power", "paper", "gpu"]
 
 CONTROLLED: tuple[Method, ...] = ("grouped", "random", "flgc", "flgc-dup", "flgc-randdup", "ring")
 """Every method that has groups, but for those that find them in a soft start."""
@@ -22,6 +22,12 @@ _SMALL = Settings(
 )  # the rates that were best in `tune`
 # Groups from the weights are found in a soft start.
 _CLUSTERED = replace(_SMALL, soft_start=0.5, assign_every=50)
+
+# Four times as wide, so that four channels a group are left at G = 16, and without a dense projection, so that only the
+# groups themselves can pass information from one to another.
+_POWER = Settings(data="cifar10", depths=(1, 1), where="all", epochs=15, logit_learning_rate=0.003)
+_THIN = {16: 19, 8: 25, 4: 33}
+"""Stem channels of the dense net that costs as many multiply-accumulates as `grouped` does at G."""
 
 
 def quick() -> list[Settings]:
@@ -79,6 +85,36 @@ def rule() -> list[Settings]:
     ]
 
 
+def power_tune() -> list[Settings]:
+    """The learning rate of `power`, on held-out images and a seed of its own, by the rule in the protocol."""
+    base = replace(_POWER, groups=16, hold_out=5000, seed=100)
+    methods: tuple[Method, ...] = ("dense", "equal", "flgc")
+    return [replace(base, method=m, learning_rate=w) for w, m in product((0.1, 0.2, 0.4, 0.8), methods)]
+
+
+def power() -> list[Settings]:
+    """Many seeds of few arms: a whole seed after the other, then fewer groups, then more seeds of `cluster`."""
+    runs = []
+    for seed in range(10):
+        runs.append(replace(_POWER, method="dense", seed=seed))
+        runs += [arm for groups in (16, 8) for arm in _power_arms(groups, seed)]
+    runs += [arm for seed in range(5) for arm in _power_arms(4, seed)]
+    return runs + [_soft("cluster", groups, seed) for seed, groups in product(range(10, 30), (16, 8))]
+
+
+def _power_arms(groups: int, seed: int) -> list[Settings]:
+    hard: tuple[Method, ...] = ("grouped", "shuffle", "equal", "flgc", "flgc-dup")
+    return [
+        replace(_POWER, method="dense", width=_THIN[groups] / 64, seed=seed),
+        *[replace(_POWER, method=m, groups=groups, seed=seed) for m in hard],
+        *[_soft(m, groups, seed) for m in ("equal", "cluster")],
+    ]
+
+
+def _soft(method: Method, groups: int, seed: int) -> Settings:
+    return replace(_POWER, method=method, groups=groups, seed=seed, soft_start=0.5, assign_every=50)
+
+
 def paper() -> list[Settings]:
     """ResNet-50 with the paper's stem: first G = 4 and 16, then the other numbers of groups, then a second seed."""
     base = Settings(data="cifar10", epochs=10, learning_rate=0.02, logit_learning_rate=0.003)  # the best in `tune`
@@ -107,6 +143,8 @@ _GRIDS: dict[Grid, Callable[[], list[Settings]]] = {
     "learn": learn,
     "small": small,
     "rule": rule,
+    "power-tune": power_tune,
+    "power": power,
     "paper": paper,
     "gpu": gpu,
 }

@@ -1,4 +1,4 @@
-"""FLGConv2d, a convolution that learns its groups, and the two controls that copy by another rule.
+"""FLGConv2d, a convolution that learns its groups, and its controls: other copies, other groups, a channel shuffle.
 
 Source: Motohashi and Yamauchi, sections 2-3 and 3; Wang et al. 2019.
 """
@@ -23,7 +23,21 @@ from flgc_lib.grouping import (
 )
 
 Score = Literal["logit", "softmax"]
-Method = Literal["dense", "grouped", "random", "flgc", "flgc-dup", "ring", "flgc-randdup", "cluster", "cluster-dup"]
+Method = Literal[
+    "dense",
+    "grouped",
+    "shuffle",
+    "random",
+    "equal",
+    "flgc",
+    "flgc-dup",
+    "ring",
+    "flgc-randdup",
+    "cluster",
+    "cluster-dup",
+]
+UNMASKED: tuple[Method, ...] = ("dense", "grouped", "shuffle")
+"""The methods without an FLGConv2d: nothing is learned or drawn."""
 COPYING: tuple[Method, ...] = ("flgc-dup", "ring", "flgc-randdup", "cluster-dup")
 """The methods in which channels can be in several groups."""
 CLUSTERED: tuple[Method, ...] = ("cluster", "cluster-dup")
@@ -272,7 +286,20 @@ class RingConv2d(FLGConv2d):
         return self.overlap & ~members
 
 
-class ClusteredConv2d(FLGConv2d):
+class EqualConv2d(FLGConv2d):
+    """Control for learning: drawn groups of equal size, a permutation of an ordinary grouped convolution's."""
+
+    def reset_parameters(self) -> None:
+        """Draws as FLGC, then deals channels and filters out in the order of what was drawn; no gradient to S and T."""
+        super().reset_parameters()
+        with torch.no_grad():
+            for logits in (self.input_logits, self.filter_logits):
+                rank = logits[:, 0].argsort().argsort()
+                logits.copy_(F.one_hot(rank * self.groups // len(rank), self.groups))
+                logits.requires_grad_(False)
+
+
+class ClusteredConv2d(EqualConv2d):
     """Groups that keep what the weights have made important, instead of following the gradient of S and T.
 
     The groups have equal sizes and are random at first. While a soft start lets all weights train, `regroup` puts
@@ -286,13 +313,8 @@ class ClusteredConv2d(FLGConv2d):
     importance: Tensor
 
     def reset_parameters(self) -> None:
-        """Draws as FLGC, then deals channels and filters out in the order of what was drawn; no gradient to S and T."""
+        """Draws as `EqualConv2d`; nothing is important yet."""
         super().reset_parameters()
-        with torch.no_grad():
-            for logits in (self.input_logits, self.filter_logits):
-                rank = logits[:, 0].argsort().argsort()
-                logits.copy_(F.one_hot(rank * self.groups // len(rank), self.groups))
-                logits.requires_grad_(False)
         self.register_buffer("importance", torch.zeros_like(self.input_logits))
 
     @torch.no_grad()
@@ -309,12 +331,25 @@ class ClusteredConv2d(FLGConv2d):
         return self.importance
 
 
+class ShuffledConv2d(nn.Conv2d):
+    """Control for learning: fixed contiguous groups behind ShuffleNet's channel shuffle.
+
+    The shuffle deals the channels of each group that comes in to as many groups as there are; with G groups of C/G
+    channels it is the transposition of a (G, C/G) matrix. Information passes between groups from layer to layer.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The grouped convolution of the shuffled channels."""
+        return super().forward(F.channel_shuffle(x, self.groups))
+
+
 def dense_conv(in_channels: int, out_channels: int, kernel_size: int, stride: int, padding: int) -> nn.Module:
     """An ordinary convolution without bias, the default `conv_layer`."""
     return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=False)
 
 
 _KINDS: dict[str, type[FLGConv2d]] = {
+    "equal": EqualConv2d,
     "ring": RingConv2d,
     "flgc-randdup": RandomCopiesConv2d,
     "cluster": ClusteredConv2d,
@@ -326,9 +361,10 @@ def method_layer(method: Method, groups: int = 1, *, top_k: int = 3, score: Scor
     """The `conv_layer` of a method of the experiment.
 
     Args:
-        method: "dense"; "grouped", fixed contiguous groups; "random", FLGC with S and T frozen at their random start;
-            "flgc"; "flgc-dup", FLGC with the rule; "ring" and "flgc-randdup", the controls above; "cluster", groups
-            from the weights, and "cluster-dup", the same with the rule.
+        method: "dense"; "grouped", fixed contiguous groups, and "shuffle", the same behind a channel shuffle;
+            "random", FLGC with S and T frozen at their random start, and "equal", drawn groups of equal size; "flgc";
+            "flgc-dup", FLGC with the rule; "ring" and "flgc-randdup", the controls above; "cluster", groups from the
+            weights, and "cluster-dup", the same with the rule.
         groups: G.
         top_k: k of the rule.
         score: what the rule compares.
@@ -349,7 +385,8 @@ def method_layer(method: Method, groups: int = 1, *, top_k: int = 3, score: Scor
                     f"groups={groups} must divide {name}={channels} for fixed groups of equal size; "
                     "method='flgc' takes any number of groups"
                 )
-        return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
+        kind = ShuffledConv2d if method == "shuffle" else nn.Conv2d
+        return kind(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
 
     def learned_conv(in_channels: int, out_channels: int, kernel_size: int, stride: int, padding: int) -> nn.Module:
         layer = _KINDS.get(method, FLGConv2d)(
@@ -367,4 +404,4 @@ def method_layer(method: Method, groups: int = 1, *, top_k: int = 3, score: Scor
             layer.filter_logits.requires_grad_(False)
         return layer
 
-    return grouped_conv if method == "grouped" else learned_conv
+    return grouped_conv if method in UNMASKED else learned_conv

@@ -19,7 +19,9 @@ _COLOURS = sns.color_palette("colorblind")
 STYLES: dict[str, dict[str, Any]] = {
     "dense": {"color": "black", "linestyle": "--"},
     "grouped": {"color": _COLOURS[7], "linestyle": "-", "marker": "s"},
+    "shuffle": {"color": _COLOURS[7], "linestyle": "--", "marker": "h"},
     "random": {"color": _COLOURS[8], "linestyle": ":", "marker": "D"},
+    "equal": {"color": _COLOURS[8], "linestyle": "-", "marker": "p"},
     "flgc": {"color": _COLOURS[0], "linestyle": "-", "marker": "o"},
     "flgc-dup": {"color": _COLOURS[3], "linestyle": "-", "marker": "^"},
     "flgc-randdup": {"color": _COLOURS[1], "linestyle": "--", "marker": "v"},

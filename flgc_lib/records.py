@@ -113,6 +113,7 @@ def write_record(
     run: Mapping[str, Any],
     epochs: list[dict[str, float]],
     assignments: Mapping[str, list[Tensor]],
+    correct: Tensor | None = None,
 ) -> None:
     """Adds a finished run to the records, or replaces it.
 
@@ -123,6 +124,7 @@ def write_record(
         run: the columns of `runs.csv`.
         epochs: `Classifier.history`.
         assignments: `Classifier.assignments`.
+        correct: `Classifier.correct`, in a byte for eight images.
 
     Raises:
         OSError: if a file cannot be written, with a sentence; what was there before is still there, whole.
@@ -131,8 +133,10 @@ def write_record(
     try:
         (results / "groups").mkdir(parents=True, exist_ok=True)
         with FileLock(results / ".lock"):
-            if assignments:
-                arrays = {key: np.stack([value.numpy() for value in values]) for key, values in assignments.items()}
+            arrays = {key: np.stack([value.numpy() for value in values]) for key, values in assignments.items()}
+            if correct is not None:
+                arrays["correct"] = np.packbits(correct.numpy())
+            if arrays:
                 _replace(results / "groups" / f"{name}.npz", lambda path: _save_arrays(path, arrays))
             rows = pd.DataFrame([{"run": name, **row} for row in epochs], columns=list(EPOCH_COLUMNS))
             _merge(results / "epochs.csv", read_epochs(results), rows, ["run", "epoch"])
@@ -163,12 +167,19 @@ def code_version() -> str:
 
 
 def processor_name(device: torch.device) -> str:
-    """What a run was computed on, as the driver or the operating system calls it."""
+    """What a run was computed on, as the driver or the operating system calls it.
+
+    Two kinds of processors can have one name, and round differently: Linux also tells family, model and stepping.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     table = Path("/proc/cpuinfo")  # Linux's platform.processor() is often empty
-    named = re.search(r"^model name\s*: (.+)$", table.read_text(), re.MULTILINE) if table.exists() else None
-    return named[1] if named else platform.processor() or platform.machine()
+    cells = re.findall(r"^([a-z ]+?)\s*: (.+)$", table.read_text(), re.MULTILINE) if table.exists() else []
+    told = dict(cells)
+    name = told.get("model name") or platform.processor() or platform.machine()
+    if not {"cpu family", "model", "stepping"} <= told.keys():
+        return name
+    return f"{name} (family {told['cpu family']}, model {told['model']}, stepping {told['stepping']})"
 
 
 def _read(path: Path, columns: tuple[str, ...], key: list[str]) -> pd.DataFrame:

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from flgc_lib.data import Batches, Dataset
 from flgc_lib.grouping import check_choice, membership
-from flgc_lib.layers import CLUSTERED, ClusteredConv2d, FLGConv2d, Method, Score
+from flgc_lib.layers import CLUSTERED, UNMASKED, ClusteredConv2d, FLGConv2d, Method, Score
 from flgc_lib.resnet import Stem, Where, resnet
 
 Precision = Literal["bf16", "fp32"]
@@ -38,7 +38,8 @@ class Settings:
     """Everything that decides the numbers of a run. A default, once records exist, never changes: ids build on it."""
 
     method: Method = "flgc"
-    """Which convolutions: dense, grouped, random, flgc, flgc-dup, ring, flgc-randdup, cluster, cluster-dup."""
+    """Which convolutions: dense, grouped, shuffle, random, equal, flgc, flgc-dup, ring, flgc-randdup, cluster,
+    cluster-dup."""
     groups: int = 8
     """G, the number of groups of every replaced convolution (dense has one)."""
     seed: int = 0
@@ -105,7 +106,7 @@ class Settings:
         check_choice("copy_time", self.copy_time, CopyTime)
         if not 0 <= self.soft_start < 1:
             raise ValueError(f"soft_start={self.soft_start} must be a share of the training: at least 0, less than 1")
-        if self.soft_start and self.method in ("dense", "grouped"):
+        if self.soft_start and self.method in UNMASKED:
             raise ValueError(f"soft_start={self.soft_start} needs a method with a mask, not method={self.method!r}")
         if not self.soft_start and self.method in CLUSTERED:
             raise ValueError(
@@ -175,7 +176,10 @@ class Classifier(lightning.LightningModule):
     Attributes:
         history: one dict an epoch, the columns of `epochs.csv`.
         assignments: the arrays of `groups/<run>.npz`, see `data/results/README.md`.
+        correct: BoolTensor (m,), which test images the network of the last test gets right.
     """
+
+    correct: Tensor
 
     def __init__(self, settings: Settings, dataset: Dataset) -> None:
         super().__init__()
@@ -271,16 +275,18 @@ class Classifier(lightning.LightningModule):
         return learns
 
     def on_validation_epoch_start(self) -> None:
-        """Starts the sums of the test."""
-        self._test = torch.zeros(3, dtype=torch.float64, device=self.device)  # loss, correct, images
+        """Starts the sum and the list of hits of the test."""
+        self._test_loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        self._hits = torch.zeros(len(self.dataset.test_labels), dtype=torch.int32, device=self.device)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor]) -> None:
-        """Adds up loss and hits."""
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Adds up the loss and notes the hits, each device those of its own images."""
         images, labels = batch
         logits = self(images)
-        loss = F.cross_entropy(logits.float(), labels, reduction="sum")
-        correct = (logits.argmax(dim=1) == labels).sum()
-        self._test += torch.stack([loss, correct.to(loss), loss.new_tensor(len(labels))])
+        self._test_loss += F.cross_entropy(logits.float(), labels, reduction="sum")
+        rank, devices = self.trainer.global_rank, self.trainer.world_size
+        of_batch = self._hits[batch_idx * EVALUATION_BATCH * devices :][: EVALUATION_BATCH * devices]
+        of_batch[rank::devices] = (logits.argmax(dim=1) == labels).int()
 
     def on_train_epoch_end(self) -> None:
         """Measures: runs after this epoch's test and before its checkpoint is written."""
@@ -314,12 +320,14 @@ class Classifier(lightning.LightningModule):
             "fingerprint": self.dataset.fingerprint,
             "history": self.history,
             "assignments": self.assignments,
+            "correct": self.correct,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes it back."""
         self.history = checkpoint["flgc"]["history"]
         self.assignments = checkpoint["flgc"]["assignments"]
+        self.correct = checkpoint["flgc"]["correct"]
 
     def copy_post_hoc(self, top_k: int, score: Score) -> None:
         """Makes the rule's copies in the trained network, then tests and measures it once more, for `outcome`."""
@@ -337,9 +345,11 @@ class Classifier(lightning.LightningModule):
         return self.history[-1] | self._with_copies
 
     def _test_statistics(self) -> dict[str, float]:
-        """Mean loss and accuracy of the last test."""
-        loss, correct, images = self.trainer.strategy.reduce(self._test, reduce_op="sum").tolist()
-        return {"test_loss": loss / images, "test_accuracy": correct / images}
+        """Mean loss and accuracy of the last test; keeps which images are right."""
+        loss, hits = (self.trainer.strategy.reduce(t, reduce_op="sum") for t in (self._test_loss, self._hits))
+        self.correct = hits.bool().cpu()
+        images = len(self.correct)
+        return {"test_loss": float(loss) / images, "test_accuracy": int(self.correct.sum()) / images}
 
     @torch.no_grad()
     def _record_assignments(self, epoch: int) -> None:
@@ -435,6 +445,8 @@ def fit(
     if checkpoint.exists():
         check_checkpoint(checkpoint, settings.trained, module.dataset.fingerprint)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no advertisements between the epochs
+    # Deterministic algorithms would write NaN into all new memory first; no number depends on it.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     trainer = lightning.Trainer(
         max_epochs=settings.epochs,
         accelerator=device,

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 
@@ -114,6 +115,7 @@ def test_the_record_of_a_run(tiny, root, tmp_path):
     assert row["macs"] - row["macs_grouped"] == saved > 0
 
     arrays = read_groups(tmp_path / "results", settings.id)
+    assert np.unpackbits(arrays.pop("correct"), count=40).astype(bool).tolist() == module.correct.tolist()
     assert {key: value.tolist() for key, value in arrays.items()} == {
         key: torch.stack(values).tolist() for key, values in module.assignments.items()
     }

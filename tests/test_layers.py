@@ -585,7 +585,7 @@ def test_unknown_score_estimator_and_method():
         FLGConv2d(8, 8, 3, 2, estimator="gumbel")
     with pytest.raises(
         ValueError,
-        match=r"method='fglc' must be one of dense, grouped, random, flgc, flgc-dup, ring, flgc-randdup, cluster",
+        match=r"method='fglc' must be one of dense, grouped, shuffle, random, equal, flgc, flgc-dup, ring",
     ):
         method_layer("fglc", 2)
 

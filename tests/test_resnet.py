@@ -328,7 +328,7 @@ def test_embed_with_bad_groups():
         ({"where": "conv2"}, r"where='conv2' must be one of block, 3x3, 1x1, all"),
         (
             {"method": "FLGC"},
-            r"method='FLGC' must be one of dense, grouped, random, flgc, flgc-dup, ring, flgc-randdup, cluster",
+            r"method='FLGC' must be one of dense, grouped, shuffle, random, equal, flgc, flgc-dup, ring",
         ),
         ({"method": "flgc", "groups": 2, "score": "cosine"}, r"score='cosine' must be one of logit, softmax"),
         ({"method": "flgc", "groups": 0}, r"groups=0 must be at least 1"),
