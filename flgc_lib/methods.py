@@ -1,11 +1,13 @@
-"""The methods that the experiment compares, a row each: what a method is, which convolution it uses, how it is drawn.
+"""The methods that the experiment compares: one row each in `METHODS`.
 
-A new method is one row of `METHODS`, its name in `Method`, and, if no convolution here does what it says, one class.
+A new method is one row, its name in `Method`, and, if no convolution does yet what it says, one class: an `FLGConv2d`
+with groups of its own, or an `nn.Conv2d` of fixed equal groups. Everything else asks the row: the networks, the
+settings that a method allows, tables and figures.
 
 Source: Motohashi and Yamauchi, sections 2-2 to 3; Xie et al. 2017; Wang et al. 2019; the controls are ours.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -37,13 +39,13 @@ class Facts:
     Attributes:
         what: a phrase for tables and help texts.
         layer: the class of its convolutions.
-        style: how matplotlib draws it; colour, line and marker all differ, for grey prints and the colour-blind.
-        groups_from: where its groups come from: "one" group; "fixed" when the network is built; "drawn" at random;
-            learned by the "gradient" of S and T, or from the "weights" in a soft start.
-        copies: which channels are in several groups: "none", by the paper's "rule", "drawn" at random,
-            "fixed", or as many as make a given "share" of C/G.
-        without_copies: the method that is the same but for the rule's copies.
-        control_of: the method that it is a control of.
+        style: how matplotlib draws it: colour and look (line and marker, which tell it apart in grey) are its own.
+        groups_from: where its groups come from. There is "one" alone; or they are "fixed" when the network is built;
+            "drawn" at random; or learned, by the "gradient" of S and T or from the "weights" in a soft start.
+        copies: which channels are in several groups: "none"; those of the paper's "rule"; as many, "drawn" at random;
+            or as many, "fixed" when the network is built; or as many as make a given "share" of C/G.
+        without_copies: of a method that copies by the rule, the one that is the same but for the copies.
+        control_of: the method that it is a control of, if it is one.
     """
 
     what: str
@@ -56,7 +58,7 @@ class Facts:
 
     @property
     def masked(self) -> bool:
-        """Whether it multiplies a dense weight by a mask in training."""
+        """Whether it trains a dense weight behind a mask, which a soft start can open."""
         return issubclass(self.layer, FLGConv2d)
 
     @property
@@ -69,7 +71,7 @@ def _style(color: str, linestyle: str, marker: str = "") -> dict[str, Any]:
     return {"color": color, "linestyle": linestyle} | ({"marker": marker} if marker else {})
 
 
-METHODS: dict[Method, Facts] = {
+METHODS: Mapping[Method, Facts] = {
     "dense": Facts("ordinary convolutions", nn.Conv2d, _style("black", "--"), "one"),
     "grouped": Facts("fixed contiguous groups, as ResNeXt", nn.Conv2d, _style("#949494", "-", "s"), "fixed"),
     "shuffle": Facts(
