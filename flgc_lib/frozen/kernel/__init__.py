@@ -1,1 +1,4 @@
-"""The indirect convolution, compiled by Numba: `indirect` plans, `geometry` cuts, `loops` walk, `microkernel` multiplies."""
+"""The indirect convolution, compiled by Numba.
+
+`indirect` plans, `geometry` cuts maps into tiles, `loops` walk over them, `microkernel` multiplies.
+"""
