@@ -18,6 +18,7 @@ Source: Wang et al. 2019, section 3.4 (re-ordering after training); Dukhan 2019,
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import torch
@@ -58,7 +59,7 @@ class LayerPlan:
     folded: int = 0
     """Numbers of the trained layer and its norm that folding made unnecessary: `cost.count` still counts them."""
 
-    @property
+    @cached_property
     def window(self) -> Window:
         """The sliding window."""
         return Window(self.kernel_size, self.stride, self.padding, self.dilation)

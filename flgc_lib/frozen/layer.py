@@ -143,10 +143,11 @@ class FrozenConv2d(nn.Module):
         """Whether the kernel, which checks nothing, may be let loose on these tensors."""
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return False
-        if x.ndim != 4 or x.shape[1] != self.plan.in_channels:
+        plan = self.plan
+        if x.ndim != 4 or x.shape[1] != plan.in_channels:
             return False
-        size = self.plan.window.output_size(*x.shape[2:])
-        if min(size) < 1 or (residual is not None and residual.shape != (len(x), self.plan.out_channels, *size)):
+        size = plan.window.output_size(*x.shape[2:])
+        if min(size) < 1 or (residual is not None and residual.shape != (len(x), plan.out_channels, *size)):
             return False
         return all(
             type(t) is Tensor

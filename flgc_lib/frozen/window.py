@@ -13,8 +13,8 @@ class Window(NamedTuple):
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """(H', W') for a map of H × W."""
-        high, wide = (
-            (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-            for size, kernel, stride, padding, dilation in zip((height, width), *self, strict=True)
+        (high, wide), (down, right), (above, left), (gap_down, gap_right) = self
+        return (
+            (height + 2 * above - gap_down * (high - 1) - 1) // down + 1,
+            (width + 2 * left - gap_right * (wide - 1) - 1) // right + 1,
         )
-        return high, wide
