@@ -13,9 +13,10 @@ from filelock import FileLock
 
 from flgc_lib.cost import count
 from flgc_lib.data import load
+from flgc_lib.experiment.assignments import learned_layers
 from flgc_lib.experiment.grids import Grid, grid
 from flgc_lib.experiment.records import OF_LAST_EPOCH, read_epochs, read_groups, read_runs, write_record
-from flgc_lib.experiment.sweep import rerun, run, sweep
+from flgc_lib.experiment.sweep import _costs, rerun, run, sweep
 from flgc_lib.experiment.training import Classifier, fit
 
 
@@ -142,6 +143,13 @@ def test_a_run_has_its_threads_to_itself(tiny, root, tmp_path, monkeypatch):
     finally:
         torch.set_num_threads(before)
     assert used == [1] * 10 + [2] * 5
+
+
+def test_counting_costs_leaves_the_network_as_it_is(tiny):
+    model = tiny().network()
+    costs = _costs(model, tiny())
+    assert costs["macs"] > costs["macs_grouped"]
+    assert [layer.duplicate_top_k for layer in learned_layers(model).values()] == [1, 1, 1]
 
 
 def test_a_finished_run_is_left_alone(tiny, root, tmp_path, steps):
