@@ -76,7 +76,7 @@ def execute(
 
     Args:
         lesson: which.
-        mode: see `mode`.
+        mode: see `session.mode`.
         into: folder of the result; `folder` itself executes in place.
         solutions: replaces every exercise's stub by the solution folded away below it.
         measure: notes the time in `TIMES` for the opening cell; without it only in place and where none is noted yet,
@@ -124,7 +124,7 @@ def execute_all(
     """Executes the notebooks, several side by side; one that fails does not stop the others.
 
     Args:
-        mode: see `mode`.
+        mode: see `session.mode`.
         into: folder of the results.
         only: numbers of the notebooks; all by default.
         workers: notebooks side by side.
