@@ -18,12 +18,14 @@ ROOT = Path(__file__).parents[1]
 CORE = ("torch", "numpy", "scipy")
 EXAMPLE = """
 import sys
+from importlib.metadata import version
+import flgc_lib
+assert version("flgc-lib") == flgc_lib.__version__
+assert "torch" not in sys.modules
+
 import torch
+from flgc_lib import FLGConv2d, count, freeze, resnet50
 from torch import nn
-from flgc_lib.cost import count
-from flgc_lib.frozen import freeze
-from flgc_lib.layers import FLGConv2d
-from flgc_lib.resnet import resnet50
 
 layer = FLGConv2d(16, 8, 3, groups=4, padding=1, duplicate_top_k=3)
 x = torch.randn(2, 16, 6, 6)

@@ -19,6 +19,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+import flgc_lib
 from flgc_lib.environment import INSTALL, requirements
 
 ROOT = Path(__file__).parents[1]
@@ -236,9 +237,9 @@ def test_conda_and_the_environment_check_install_what_make_installs():
 
 def test_the_citation_is_of_this_version():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-    assert citation["version"] == PROJECT["version"]
+    assert citation["version"] == flgc_lib.__version__
     log = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    assert re.search(r"^## \[?([\d.]+)", log, re.MULTILINE)[1] == PROJECT["version"]
+    assert re.search(r"^## \[?([\d.]+)", log, re.MULTILINE)[1] == flgc_lib.__version__
 
 
 def test_make_help_lists_every_target():
