@@ -192,6 +192,15 @@ def test_nothing_is_needed_that_is_not_declared():
     assert set(NEEDED_WITHOUT_IMPORT) <= names(*EXTRAS)
 
 
+@pytest.mark.parametrize("path", list(files()), ids=lambda path: str(path.relative_to(ROOT)))
+def test_text_is_read_and_written_as_utf_8(path):
+    """Ruff (PLW1514) sees it only where it is certain of a path, which it is not of a fixture or an argument."""
+    for call in (node for node in ast.walk(ast.parse(code(path))) if isinstance(node, ast.Call)):
+        method = getattr(call.func, "attr", "")
+        if method == "write_text" or (method == "read_text" and not call.args):  # an argument: a distribution's file
+            assert any(keyword.arg == "encoding" for keyword in call.keywords), f"line {call.lineno}"
+
+
 def test_no_package_is_declared_twice():
     declared = [name for extra in (CORE, *EXTRAS) for name in own(extra)]
     assert len(declared) == len(set(declared))
