@@ -130,13 +130,14 @@ def room(path: Path) -> str:
 def distributions(modules: frozenset[str]) -> set[str]:
     """What has to be installed for these modules; nothing for Python's own and for ours."""
     found = set()
-    for top in {module.partition(".")[0] for module in modules} - {"flgc_lib", "__future__"} - sys.stdlib_module_names:
+    for top in {module.partition(".")[0] for module in modules} - OURS - sys.stdlib_module_names:
         assert top in INSTALLED, f"{top} is imported and not installed"
         found.add(canonicalize_name(INSTALLED[top][0]))
     return found
 
 
 INSTALLED = metadata.packages_distributions()
+OURS = {"flgc_lib", *(path.stem for path in ROOT.glob("tests/*.py"))}
 LIBRARY = [path for path in files() if path.is_relative_to(ROOT / "flgc_lib")]
 
 
