@@ -171,7 +171,7 @@ def figures(
         problems += [
             f"the tables of {path} are not what the records say: type `flgc figures`"
             for path, text in texts.items()
-            if text != path.read_text()
+            if text != path.read_text(encoding="utf-8")
         ]
         if problems:
             sys.exit("\n".join(problems))
@@ -180,7 +180,7 @@ def figures(
     for path in drawings.regenerate(results, folder):
         print(path)
     for path, text in texts.items():
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
 
 
 @app.command

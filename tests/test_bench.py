@@ -99,8 +99,8 @@ def test_tables_and_figure_come_from_the_records(small_network, tmp_path):
         )
     )
     document = tmp_path / "performance.md"
-    document.write_text("before\n<!-- table: bench -->\nold\n<!-- /table -->\nafter\n")
-    assert write_tables(document, tmp_path / "none") == document.read_text()
+    document.write_text("before\n<!-- table: bench -->\nold\n<!-- /table -->\nafter\n", encoding="utf-8")
+    assert write_tables(document, tmp_path / "none") == document.read_text(encoding="utf-8")
     text = write_tables(document, tmp_path)
     assert text.startswith("before")
     assert text.endswith("after\n")

@@ -155,7 +155,7 @@ def test_the_same_records_give_the_same_bytes(results, drawn, tmp_path):
     assert {path.stem for path in regenerate(results, tmp_path / "again")} == OF_QUICK | DRAWN
     for file in drawn.iterdir():
         assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes()
-    svg = (drawn / f"{NAME}.svg").read_text()
+    svg = (drawn / f"{NAME}.svg").read_text(encoding="utf-8")
     assert svg.startswith("<?xml")
     assert "<dc:date>" not in svg
     stored = pd.read_csv(drawn / f"{NAME}.csv")
@@ -234,9 +234,12 @@ def test_check_notices_that_a_record_changed(record, results, drawn):
 
 def test_check_notices_that_a_record_is_gone(results, drawn):
     path = results / "runs.csv"
-    path.write_text("".join(line for line in path.read_text().splitlines(True) if ",grouped," not in line))
+    path.write_text(
+        "".join(line for line in path.read_text(encoding="utf-8").splitlines(True) if ",grouped," not in line),
+        encoding="utf-8",
+    )
     assert "not what the records say" in check(results, drawn)[0]
-    path.write_text(path.read_text().splitlines(True)[0])
+    path.write_text(path.read_text(encoding="utf-8").splitlines(True)[0], encoding="utf-8")
     problems = check(results, drawn)
     assert len(problems) == len(OF_QUICK)
     assert all("not what the records say" in problem for problem in problems)
@@ -255,9 +258,9 @@ def test_check_notices_that_a_record_is_gone(results, drawn):
 )
 def test_check_notices_that_a_stored_number_changed(results, drawn, change):
     path = drawn / f"{NAME}.csv"
-    before = path.read_text()
-    path.write_text(change(before))
-    assert path.read_text() != before
+    before = path.read_text(encoding="utf-8")
+    path.write_text(change(before), encoding="utf-8")
+    assert path.read_text(encoding="utf-8") != before
     (problem,) = check(results, drawn)
     assert "not what the records say" in problem
     assert problem.endswith("type `flgc figures`")
@@ -275,7 +278,7 @@ def test_without_records_there_are_drawings_only(tmp_path):
     assert {path.stem for path in regenerate(tmp_path, tmp_path / "figures")} == DRAWN
     assert check(tmp_path, tmp_path / "figures") == []
     path = tmp_path / "figures" / "duplication-rule.csv"
-    path.write_text(path.read_text().replace("1.4", "1.5"))
+    path.write_text(path.read_text(encoding="utf-8").replace("1.4", "1.5"), encoding="utf-8")
     (problem,) = check(tmp_path, tmp_path / "figures")
     assert "duplication-rule.csv is not" in problem
     (tmp_path / "figures" / "residual-blocks.svg").unlink()
@@ -332,7 +335,7 @@ def test_figures_of_groups_from_a_real_run(record, tiny, images, tmp_path, monke
 def test_tables_of_a_document_are_filled_in_from_the_records(results, tmp_path):
     document = tmp_path / "README.md"
     table = "before\n<!-- table: quick -->\n{}<!-- /table -->\nafter\n<!-- table: first -->\nkept\n<!-- /table -->\n"
-    document.write_text(table.format("old\nrows\n"))
+    document.write_text(table.format("old\nrows\n"), encoding="utf-8")
     rows = [
         "| method | G | test accuracy (%) | seeds | MACs (M) | parameters (M) | copies | channels moved (%) |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -343,15 +346,15 @@ def test_tables_of_a_document_are_filled_in_from_the_records(results, tmp_path):
     start, end = table.split("{}")
     assert text.startswith(start + "\n".join(rows) + "\n| flgc | 2 | 65.00 ± ")
     assert text.endswith(end)
-    document.write_text(text)
+    document.write_text(text, encoding="utf-8")
     assert write_tables(document, results) == text
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/performance.md"])
 def test_committed_tables_are_those_of_the_committed_records(name):
     document = REPOSITORY / name
-    assert "<!-- table: " in document.read_text()
-    assert write_tables(document, REPOSITORY / "data" / "results") == document.read_text()
+    assert "<!-- table: " in document.read_text(encoding="utf-8")
+    assert write_tables(document, REPOSITORY / "data" / "results") == document.read_text(encoding="utf-8")
 
 
 def test_committed_figures_are_those_of_the_committed_records():

@@ -370,7 +370,7 @@ def test_executing_goes_on_after_a_failing_notebook_and_changes_nothing_the_seco
     assert written == ((folder / second.file).read_bytes(), (folder / "times.json").read_bytes())
     course.execute_all("standard", tmp_path / "build", only=("01",), measure=True)
     assert written[0] == (folder / second.file).read_bytes()
-    assert set(json.loads((folder / "times.json").read_text())["01"]) == {"smoke", "standard"}
+    assert set(json.loads((folder / "times.json").read_text(encoding="utf-8"))["01"]) == {"smoke", "standard"}
     assert read(folder / first.file).cells[1].source == "raise KeyError('gone')"
 
 
@@ -403,13 +403,13 @@ def test_an_unknown_number_is_refused():
 
 @pytest.mark.parametrize("text", ["0x7f3a00ff11", "3.25 s", "12 seconds", "torch 2.14.1+cpu", "1.5 ms", "0.3 min"])
 def test_the_sanitize_file_parses_into_its_three_rules(text):
-    rules = get_sanitize_patterns(Path("tests/nbval_sanitize.cfg").read_text())
-    assert len(rules) == 3 == Path("tests/nbval_sanitize.cfg").read_text().count("regex:")
+    rules = get_sanitize_patterns(Path("tests/nbval_sanitize.cfg").read_text(encoding="utf-8"))
+    assert len(rules) == 3 == Path("tests/nbval_sanitize.cfg").read_text(encoding="utf-8").count("regex:")
     for regex, replacement in rules:
         text = re.sub(regex, replacement, text)
     assert not re.search(r"\d", text)
 
 
 def test_a_malformed_rule_would_be_noticed():
-    broken = Path("tests/nbval_sanitize.cfg").read_text().replace("replace: TIME", "replaced: TIME")
+    broken = Path("tests/nbval_sanitize.cfg").read_text(encoding="utf-8").replace("replace: TIME", "replaced: TIME")
     assert len(get_sanitize_patterns(broken)) != broken.count("regex:")

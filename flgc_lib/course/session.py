@@ -58,7 +58,7 @@ def start(number: str) -> None:
 
 def header(lesson: Lesson) -> str:
     """The opening markdown cell."""
-    times = json.loads(TIMES.read_text()) if TIMES.exists() else {}
+    times = json.loads(TIMES.read_text(encoding="utf-8")) if TIMES.exists() else {}
     measured = times.get(lesson.number, {})
     minutes = ", ".join(f"{m} {measured[m]:.1f} min" for m in ("smoke", "standard") if m in measured)
     need = ", ".join(_link(_lesson(n)) for n in lesson.need) or "nothing but school mathematics and some Python"
@@ -223,10 +223,10 @@ def _forget_what_differs(notebook: "NotebookNode") -> None:
 
 def _remember_time(lesson: Lesson, mode: Mode, minutes: float, *, replace: bool) -> None:
     with FileLock(TIMES.with_name(".times.lock")):
-        times = json.loads(TIMES.read_text()) if TIMES.exists() else {}
+        times = json.loads(TIMES.read_text(encoding="utf-8")) if TIMES.exists() else {}
         if replace or mode not in times.get(lesson.number, {}):
             times.setdefault(lesson.number, {})[mode] = max(0.1, round(minutes, 1))
-            TIMES.write_text(json.dumps(times, indent=1, sort_keys=True) + "\n")
+            TIMES.write_text(json.dumps(times, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _lesson(number: str) -> Lesson:

@@ -152,7 +152,7 @@ def code_version() -> str:
 
     def git(*arguments: str) -> str:
         return subprocess.run(
-            ["git", "-C", str(package), *arguments], capture_output=True, text=True, check=True
+            ["git", "-C", str(package), *arguments], capture_output=True, encoding="utf-8", check=True
         ).stdout.strip()
 
     try:
@@ -167,7 +167,9 @@ def processor_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     table = Path("/proc/cpuinfo")  # Linux's platform.processor() is often empty
-    named = re.search(r"^model name\s*: (.+)$", table.read_text(), re.MULTILINE) if table.exists() else None
+    named = (
+        re.search(r"^model name\s*: (.+)$", table.read_text(encoding="utf-8"), re.MULTILINE) if table.exists() else None
+    )
     return named[1] if named else platform.processor() or platform.machine()
 
 

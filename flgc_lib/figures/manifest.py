@@ -262,7 +262,7 @@ def write_tables(document: Path, results: Path) -> str:
         return f"{match['open']}\n{text}\n{match['close']}" if text else match[0]
 
     pattern = r"(?P<open><!-- (?P<kind>table|answer): (?P<grid>\w+) -->)\n.*?(?P<close><!-- /(?P=kind) -->)"
-    return re.sub(pattern, fill, document.read_text(), flags=re.DOTALL)
+    return re.sub(pattern, fill, document.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
 def _computed(results: Path) -> list[tuple[Figure, Records, pd.DataFrame]]:
