@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any, Literal
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MINIMUM_PYTHON = (3, 11)
-INSTALL = "type `make run` in the repository, or `pip install -c constraints.txt -e '.[dev,notebooks,fast,export]'`"
+INSTALL = "type `make run` in the repository, or `pip install -c constraints.txt -e '.[dev]'`"
 
 
 @dataclass(frozen=True)
@@ -70,30 +71,73 @@ def packages(repository: Path = REPOSITORY) -> list[Finding]:
             Finding("packages", "note", f"There is no {path} to compare with: start from a clone of the repository.")
         ]
     project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
-    extras = project["optional-dependencies"]
-    needed = [*project["dependencies"], *extras["notebooks"]]
+    needed = requirements(project, "notebooks")
     findings = [_package(text, "problem", INSTALL) for text in needed]
-    findings += [_package(text, "note", "type `pip install -e '.[dev]'` to run the tests") for text in extras["dev"]]
+    for text in requirements(project, "dev"):
+        if text not in needed:
+            findings.append(_package(text, "note", "type `pip install -e '.[dev]'` to run the tests"))
     wrong = [finding for finding in findings if finding is not None]
     if any(finding.state == "problem" for finding in wrong):
         return wrong
     return [Finding("packages", "ok", f"All {len(needed)} packages fit pyproject.toml."), *wrong]
 
 
-def _package(requirement_text: str, state: Literal["note", "problem"], advice: str) -> Finding | None:
+def requirements(project: dict[str, Any], *extras: str) -> list[str]:
+    """What `pip install 'flgc-lib[extras]'` asks for, each requirement once, in the order of pyproject.toml.
+
+    Args:
+        project: the table `project` of pyproject.toml.
+        extras: names of extras; those that they include, as `flgc-lib[train]`, are followed.
+    """
+    texts = list(project["dependencies"])
+    for extra in extras:
+        for text in project["optional-dependencies"][extra]:
+            included = re.fullmatch(r"flgc-lib\[([\w, -]+)\]", text)
+            texts += requirements(project, *re.split(r", *", included[1])) if included else [text]
+    return list(dict.fromkeys(texts))
+
+
+def _package(text: str, state: Literal["note", "problem"], advice: str) -> Finding | None:
+    """What is wrong with an installed package, if anything is; `text` is its requirement, for example "numpy>=2"."""
+    name = _name(text)
+    try:
+        version = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return Finding(name, state, f"{name} is missing: {advice}.")
     try:
         from packaging.requirements import Requirement
     except ImportError:
-        return Finding("packaging", "problem", f"packaging is missing: {INSTALL}.")
-    requirement = Requirement(requirement_text)
-    try:
-        version = metadata.version(requirement.name)
-    except metadata.PackageNotFoundError:
-        return Finding(requirement.name, state, f"{requirement.name} is missing: {advice}.")
-    if requirement.specifier.contains(version, prereleases=True):
+        return None  # packaging is itself one of the packages that are looked for
+    specifier = Requirement(text).specifier
+    if specifier.contains(version, prereleases=True):
         return None
-    sentence = f"{requirement.name} {version} is installed, {requirement.specifier} is needed: {advice}."
-    return Finding(requirement.name, state, sentence)
+    return Finding(name, state, f"{name} {version} is installed, {specifier} is needed: {advice}.")
+
+
+def remedy(module: str) -> str:
+    """For a module that could not be imported: which it is, and which extra of the library brings it.
+
+    Args:
+        module: its name, dots included; any that the library imports.
+    """
+    module, extra = module.partition(".")[0], "train"
+    try:
+        wanted = metadata.requires("flgc-lib") or []
+    except metadata.PackageNotFoundError:
+        wanted = []
+    for text in wanted:
+        condition = re.search(r"""extra == ["'](\w+)["']""", text)
+        if condition and _name(text).lower().replace("-", "_") == module.lower():
+            extra = condition[1]
+            break
+    return (
+        f"{module}: type `pip install 'flgc-lib[{extra}]'`, "
+        "or `python -m flgc_lib check` to see all that is missing for the course"
+    )
+
+
+def _name(requirement: str) -> str:
+    return re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
 
 
 def installation(repository: Path = REPOSITORY) -> Finding:

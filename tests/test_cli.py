@@ -114,7 +114,7 @@ def test_an_unknown_option_is_refused(flgc, command):
 def test_broken_records_are_answered_with_a_sentence(flgc, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data" / "results").mkdir(parents=True)
-    (tmp_path / "data" / "results" / "runs.csv").write_text("run\n1\n")
+    (tmp_path / "data" / "results" / "runs.csv").write_text("run\n1\n", encoding="utf-8")
     for command in ("figures", "figures --check", "train", "sweep --grid quick"):
         code, _, err = flgc(command)
         assert code == 1
@@ -168,15 +168,15 @@ def test_figures_are_drawn_then_checked(flgc, record, tmp_path, monkeypatch):
         row, epochs = record(settings)
         write_record(tmp_path / "data" / "results", row, epochs, {})
     document = tmp_path / "README.md"
-    document.write_text("<!-- table: quick -->\n<!-- /table -->\n")
+    document.write_text("<!-- table: quick -->\n<!-- /table -->\n", encoding="utf-8")
     assert flgc("figures --check")[0] == 1
-    assert document.read_text() == "<!-- table: quick -->\n<!-- /table -->\n"
+    assert document.read_text(encoding="utf-8") == "<!-- table: quick -->\n<!-- /table -->\n"
     code, out, _ = flgc("figures")
     assert code == 0
     assert {"figures/quick-accuracy-against-groups.svg", "figures/residual-blocks.svg"} <= set(out.splitlines())
-    assert "| flgc-dup | 8 | 33.33 | 1 |" in document.read_text()
+    assert "| flgc-dup | 8 | 33.33 | 1 |" in document.read_text(encoding="utf-8")
     assert flgc("figures --check")[:2] == (0, "all figures and tables are those of the records\n")
-    document.write_text(document.read_text().replace("33.33", "34.33"))
+    document.write_text(document.read_text(encoding="utf-8").replace("33.33", "34.33"), encoding="utf-8")
     code, _, err = flgc("figures --check")
     assert (code, err) == (1, "the tables of README.md are not what the records say: type `flgc figures`\n")
     flgc("figures")

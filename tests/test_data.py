@@ -458,7 +458,7 @@ def test_an_altered_archive_is_refused(tree: Path, tmp_path: Path, kind: str, pl
 
 
 def test_a_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("not an archive")
+    (tmp_path / "notes.txt").write_text("not an archive", encoding="utf-8")
     with pytest.raises(ValueError, match=r"notes.txt is truncated, altered or not a tar or zip archive"):
         prepare(str(tmp_path / "notes.txt"), root=tmp_path)
 

@@ -3,26 +3,35 @@
 import os
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from flgc_lib import cli, environment
+from flgc_lib import __main__, cli, environment
 from flgc_lib.environment import Finding
+
+ROOT = Path(__file__).parents[1]
+UTF_8 = os.environ | {"PYTHONUTF8": "1"}
+ASCII = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 PYPROJECT = """\
 [project]
 dependencies = ["{needed}"]
 [project.optional-dependencies]
-notebooks = ["nbformat"]
-dev = ["{optional}"]
+train = ["{needed_by_train}"]
+fast = ["numba"]
+notebooks = ["flgc-lib[train]", "nbformat"]
+dev = ["flgc-lib[notebooks,fast]", "{optional}"]
 """
 
 
 @pytest.fixture
 def repository(tmp_path):
-    def make(needed="numpy>=2", optional="pytest"):
-        (tmp_path / "pyproject.toml").write_text(PYPROJECT.format(needed=needed, optional=optional))
+    def make(needed="numpy>=2", needed_by_train="pandas", optional="pytest"):
+        text = PYPROJECT.format(needed=needed, needed_by_train=needed_by_train, optional=optional)
+        (tmp_path / "pyproject.toml").write_text(text, encoding="utf-8")
         return tmp_path
 
     return make
@@ -76,12 +85,47 @@ def test_without_pyproject_there_is_nothing_to_compare_with(tmp_path):
     assert "start from a clone" in finding.sentence
 
 
-@pytest.mark.parametrize("missing", ["packaging.requirements", "jupyter_client.kernelspec"])
-def test_the_check_itself_needs_no_package(missing, monkeypatch):
-    monkeypatch.setitem(sys.modules, missing, None)  # importing it now fails
-    problems = [finding for finding in environment.examine() if finding.state == "problem"]
-    assert problems
-    assert all("missing" in finding.sentence and "make run" in finding.sentence for finding in problems)
+def test_an_extra_brings_those_that_it_includes(repository, capsys):
+    project = tomllib.loads((repository() / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert environment.requirements(project, "notebooks") == ["numpy>=2", "pandas", "nbformat"]
+    assert environment.requirements(project, "dev") == ["numpy>=2", "pandas", "nbformat", "numba", "pytest"]
+    assert environment.main(repository(needed_by_train="surely-not-there")) == 1
+    assert "✗ surely-not-there is missing: type `make run`" in capsys.readouterr().out
+
+
+def test_the_check_itself_needs_no_package():
+    # -S: Python without its site-packages. What is looked at is this repository's own list.
+    answer = subprocess.run(
+        [sys.executable, "-S", "-m", "flgc_lib", "check"], capture_output=True, encoding="utf-8", cwd=ROOT, env=UTF_8
+    )
+    assert answer.returncode == 1, answer.stderr
+    assert answer.stderr == ""
+    for name in ("torch", "packaging", "Jupyter", "lightning"):
+        assert f"✗ {name} is missing: type `make run`" in answer.stdout
+
+
+def test_a_terminal_that_has_no_check_mark_shows_a_question_mark():
+    command = [sys.executable, "-m", "flgc_lib", "check"]
+    answer = subprocess.run(command, capture_output=True, encoding="ascii", env=ASCII)
+    assert answer.stdout.startswith("? Python 3"), answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "extra"),
+    [("nbformat", "notebooks"), ("numba.core", "fast"), ("jupyter_client", "notebooks"), ("PIL", "train")],
+)
+def test_the_extra_that_brings_a_module_is_named(module, extra, monkeypatch):
+    wanted = [
+        "torch>=2.6",
+        "pillow>=10; extra == 'train'",
+        'jupyter-client>=8; extra == "notebooks"',
+        'nbformat>=5; python_version > "3" and extra == "notebooks"',
+        'flgc-lib[train]; extra == "notebooks"',
+        'numba>=0.61; extra == "fast"',
+    ]
+    monkeypatch.setattr(environment.metadata, "requires", lambda name: wanted)
+    sentence = environment.remedy(module)
+    assert sentence.startswith(f"{module.partition('.')[0]}: type `pip install 'flgc-lib[{extra}]'`, or `python -m")
 
 
 def test_another_clone_is_named(tmp_path):
@@ -133,14 +177,39 @@ def test_check_is_a_command_of_flgc(monkeypatch, capsys):
     assert "Everything is ready." in capsys.readouterr().out
 
 
-def test_without_torch_check_still_answers_and_others_point_to_it(tmp_path):
-    (tmp_path / "torch.py").write_text("raise ImportError('No module named torch')")
-    environ = os.environ | {"PYTHONPATH": str(tmp_path)}
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        (
+            "ModuleNotFoundError('No module named torch', name='torch.fx')",
+            "flgc: figures needs torch: type `pip install ",
+        ),
+        ("ImportError('libcuda is broken')", "flgc: libcuda is broken; type `python -m flgc_lib check`"),
+    ],
+)
+def test_without_torch_check_still_answers_and_others_point_to_it(fault, sentence, tmp_path):
+    (tmp_path / "torch.py").write_text(f"raise {fault}", encoding="utf-8")
+    environ = UTF_8 | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     answers = [
-        subprocess.run([sys.executable, "-m", "flgc_lib", command], capture_output=True, text=True, env=environ)
-        for command in ("check", "figures")
+        subprocess.run([sys.executable, "-m", "flgc_lib", *command], capture_output=True, encoding="utf-8", env=environ)
+        for command in (["check"], ["figures", "--check"])
     ]
     assert answers[0].returncode == 0, answers[0].stderr
     assert answers[1].returncode == 1
-    assert "type `python -m flgc_lib check`" in answers[1].stderr
+    assert answers[1].stderr.startswith(sentence)
+    assert "`python -m flgc_lib check`" in answers[1].stderr
     assert "Traceback" not in answers[1].stderr
+
+
+def test_a_fault_of_the_library_itself_is_no_missing_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "flgc_lib.cli", None)  # importing it now fails
+    monkeypatch.setattr(sys, "argv", ["flgc", "train"])
+    with pytest.raises(ModuleNotFoundError, match="flgc_lib"):
+        __main__.main()
+
+
+def test_the_readme_is_read_where_text_is_not_utf_8_by_default(tmp_path):
+    command = [sys.executable, "-m", "flgc_lib", "figures", "--check", "--results", str(tmp_path / "none")]
+    answer = subprocess.run(command, capture_output=True, encoding="ascii", cwd=ROOT, env=ASCII)
+    assert "codec" not in answer.stderr
+    assert "README" not in answer.stderr  # without records its tables stay as they are

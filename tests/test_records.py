@@ -160,11 +160,11 @@ def test_a_write_that_stops_half_way_leaves_the_file_as_it_was(tiny, record, res
 
 
 def test_a_results_folder_that_cannot_be_made(tiny, record, tmp_path):
-    (tmp_path / "results").write_text("a file in its place")
+    (tmp_path / "results").write_text("a file in its place", encoding="utf-8")
     row, epochs = record(tiny())
     with pytest.raises(OSError, match=r"could not be written to .*make the folder writable"):
         write_record(tmp_path / "results", row, epochs, {})
-    assert (tmp_path / "results").read_text() == "a file in its place"
+    assert (tmp_path / "results").read_text(encoding="utf-8") == "a file in its place"
 
 
 def test_a_read_only_results_folder(tiny, record, results, monkeypatch):
@@ -205,11 +205,11 @@ def test_a_run_whose_record_failed_is_recorded_without_training_again(
 
 
 def edit(path, line, change):
-    lines = path.read_text().splitlines()
+    lines = path.read_text(encoding="utf-8").splitlines()
     cells = lines[line - 1].split(",")
     change(cells)
     lines[line - 1] = ",".join(cells)
-    path.write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def put(column, value):
@@ -252,7 +252,9 @@ def test_a_broken_row_is_refused_with_its_line(results, line, change, sentence):
 def test_a_duplicated_row_is_refused_with_its_line(tiny, results):
     for name, line in (("runs.csv", 5), ("epochs.csv", 8)):
         path = results / name
-        path.write_text(path.read_text() + path.read_text().splitlines()[1] + "\n")
+        path.write_text(
+            path.read_text(encoding="utf-8") + path.read_text(encoding="utf-8").splitlines()[1] + "\n", encoding="utf-8"
+        )
         read = {"runs.csv": read_runs, "epochs.csv": read_epochs}[name]
         with pytest.raises(ValueError, match=rf"{name}, line {line}: " + BROKEN.format("it is there twice")):
             read(results)
@@ -305,19 +307,19 @@ def test_code_version_is_the_last_commit_of_the_library(tmp_path, monkeypatch):
     def git(*arguments):
         identity = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
         command = ["git", "-C", str(tmp_path), *identity, *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(command, check=True, capture_output=True, encoding="utf-8").stdout.strip()
 
     assert records.code_version() == "unknown"
     git("init")
-    module.write_text("one\n")
+    module.write_text("one\n", encoding="utf-8")
     git("add", ".")
     git("commit", "-m", "one")
     first = git("rev-parse", "HEAD")
-    (tmp_path / "README.md").write_text("not code\n")
+    (tmp_path / "README.md").write_text("not code\n", encoding="utf-8")
     git("add", ".")
     git("commit", "-m", "two")
     assert records.code_version() == first[:12]
-    module.write_text("two\n")
+    module.write_text("two\n", encoding="utf-8")
     assert records.code_version() == f"{first[:12]}+changed"
 
 
@@ -373,7 +375,7 @@ def test_committed_runs_have_their_groups(runs):
 
 def test_committed_runs_come_from_commits_of_this_repository(runs):
     def git(*arguments):
-        return subprocess.run(["git", "-C", str(REPOSITORY), *arguments], capture_output=True, text=True)
+        return subprocess.run(["git", "-C", str(REPOSITORY), *arguments], capture_output=True, encoding="utf-8")
 
     assert not runs["code"].str.contains("changed|unknown").any()
     if git("rev-parse", "--is-shallow-repository").stdout.strip() != "false":

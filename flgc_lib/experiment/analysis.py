@@ -6,9 +6,10 @@ a figure. One seed gives no spread, and no table pretends that it does.
 Source: Motohashi and Yamauchi, section 4; protocol and columns in data/results/README.md.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -284,7 +285,7 @@ def _cells(runs: pd.DataFrame) -> Iterator[tuple[str, int, pd.DataFrame]]:
             yield method, int(groups), of_method[of_method["groups"] == groups]
 
 
-def _with_arrays(records: Records) -> Iterator[tuple[dict, Arrays]]:
+def _with_arrays(records: Records) -> Iterator[tuple[dict[Hashable, Any], Arrays]]:
     """Rows whose groups were recorded, by method, number of groups and seed."""
     for _, _, cell in _cells(records.runs):
         for row in cell.to_dict("records"):

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from flgc_lib import cost
 from flgc_lib.course.exercises import NotYet, filled
-from flgc_lib.resnet import Bottleneck, dense_conv
+from flgc_lib.blocks import Bottleneck
+from flgc_lib.methods import dense_conv
 
 
 def exercise_1(conv_cost: Callable[..., tuple[int, int]]) -> str:
