@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flgc_lib import cost
-from flgc_lib.course.exercises import NotYet, filled
 from flgc_lib.blocks import Bottleneck
+from flgc_lib.course.exercises import NotYet, filled
 from flgc_lib.methods import dense_conv
 
 
