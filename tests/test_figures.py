@@ -313,7 +313,7 @@ def test_differences_have_a_panel_a_pair_and_bars_only_for_several_seeds():
 def test_figures_of_groups_from_a_real_run(record, tiny, images, tmp_path, monkeypatch):
     settings = tiny()
     module = Classifier(settings, images)
-    module._record_assignments(3)
+    module._recorder.record(3)
     row, epochs = record(settings)
     write_record(tmp_path, row, epochs, module.assignments)
     monkeypatch.setattr(analysis, "grid", lambda name, data=None: [settings])

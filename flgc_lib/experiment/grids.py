@@ -12,7 +12,7 @@ from flgc_lib.experiment.settings import CopyTime, Settings
 from flgc_lib.layers import Score
 from flgc_lib.methods import Method
 
-Grid = Literal["quick", "first", "tune", "learn", "small", "rule", "power-tune", "premise", "power", "paper", "gpu"]
+Grid = Literal["quick", "first", "tune", "learn", "small", "rule", "rates", "premise", "power", "paper", "gpu"]
 
 CONTROLLED: tuple[Method, ...] = ("grouped", "random", "flgc", "flgc-dup", "flgc-randdup", "ring")
 """Every method that has groups, but for those that find them in a soft start."""
@@ -28,7 +28,7 @@ _CLUSTERED = replace(_SMALL, soft_start=0.5, assign_every=50)
 # groups themselves can pass information from one to another.
 _POWER = Settings(
     data="cifar10", depths=(1, 1), where="all", epochs=15, learning_rate=0.1, logit_learning_rate=0.003
-)  # the rate is to come from `power-tune`
+)  # the rate is to come from `rates`
 _SELECTIONS: tuple[tuple[Method, float], ...] = (
     ("select", 1.0), ("select-random", 1.0),
     ("select", 1.5), ("select-random", 1.5),
@@ -95,7 +95,7 @@ def rule() -> list[Settings]:
     ]
 
 
-def power_tune() -> list[Settings]:
+def rates() -> list[Settings]:
     """The learning rate of `power`, on held-out images and a seed of its own, by the rule in the protocol."""
     base = replace(_POWER, groups=16, hold_out=5000, seed=100)
     methods: tuple[Method, ...] = ("dense", "equal", "flgc")
@@ -172,7 +172,7 @@ _GRIDS: dict[Grid, Callable[[], list[Settings]]] = {
     "learn": learn,
     "small": small,
     "rule": rule,
-    "power-tune": power_tune,
+    "rates": rates,
     "premise": premise,
     "power": power,
     "paper": paper,

@@ -28,7 +28,7 @@ class Settings:
     """Everything that decides the numbers of a run. A default, once records exist, never changes: ids build on it."""
 
     method: Method = "flgc"
-    """Which convolutions; `flgc_lib.methods.METHODS` says what each is."""
+    """Which convolutions: dense, grouped and so on; `flgc_lib.methods.METHODS` says what each is."""
     groups: int = 8
     """G, the number of groups of every replaced convolution (dense has one)."""
     seed: int = 0

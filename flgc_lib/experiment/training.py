@@ -41,8 +41,6 @@ class Classifier(lightning.LightningModule):
         correct: BoolTensor (m,), which test images the network of the last test gets right.
     """
 
-    correct: Tensor
-
     def __init__(self, settings: Settings, dataset: Dataset) -> None:
         super().__init__()
         # Two optimisers of different kinds, SGD for the weights and Adam for S and T, need manual optimisation.
@@ -52,6 +50,7 @@ class Classifier(lightning.LightningModule):
         self.model = settings.network().to(memory_format=torch.channels_last)
         self.layers = learned_layers(self.model)
         self.history: list[dict[str, float]] = []
+        self.correct = torch.zeros(0, dtype=torch.bool)
         self._with_copies: dict[str, float] = {}
         self._recorder = Recorder(self.layers, settings.epochs)
         self._recorder.record(epoch=0)
