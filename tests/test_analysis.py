@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from test_assignments import EXAMPLE
 
 from flgc_lib.experiment import analysis
 from flgc_lib.experiment.analysis import (
@@ -181,25 +182,6 @@ def test_moves_are_means_over_seeds_of_methods_that_learn():
     ]  # fmt: skip
     assert table.iloc[:, :3].values.tolist() == [["flgc", 4, 1], ["flgc", 4, 2]]
     assert table.iloc[:, 3:].values.tolist() == [pytest.approx([20, 15, 25])] * 2
-
-
-def arrays(channel_group, filter_group, inputs, copies):
-    """Of one layer with snapshots at start and end."""
-    return {
-        "snapshots": np.array([0, 2]),
-        "layer1.0.conv1.channel_group": np.array(channel_group, dtype=np.uint8),
-        "layer1.0.conv1.filter_group": np.array(filter_group, dtype=np.uint8),
-        "layer1.0.conv1.copies": np.array(copies),
-        "layer1.0.conv1.inputs": np.array(inputs, dtype=bool),
-    }
-
-
-EXAMPLE = arrays(  # 4 channels, 2 filters, 2 groups, 2 epochs
-    channel_group=[[0, 0, 1, 1], [0, 1, 1, 1], [0, 1, 1, 0]],
-    filter_group=[[0, 1], [0, 1], [0, 0]],
-    inputs=[[[1, 0], [1, 0], [0, 1], [0, 1]], [[1, 1], [0, 1], [1, 1], [1, 0]]],
-    copies=[0, 1, 2],
-)
 
 
 def test_group_sizes_over_the_equal_size(monkeypatch):
