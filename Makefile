@@ -26,7 +26,7 @@ test: .venv/installed  ## lint, types, all tests, the wheel's among them, and ev
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	.venv/bin/python -m pytest
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2
 	FLGC_MODE=smoke OMP_NUM_THREADS=1 .venv/bin/python -m pytest notebooks -n 2 --dist loadfile \
 		--nbval-lax --nbval-current-env --nbval-cell-timeout 180 --nbval-sanitize-with tests/nbval_sanitize.cfg
 
