@@ -1,4 +1,4 @@
-"""The command line: `flgc check | notebooks | data | train | sweep | figures | freeze | bench`.
+"""The command line: `flgc check | notebooks | data | train | sweep | figures | explore | freeze | bench`.
 
 A command imports what it needs when it runs: help, and a mistyped option, should be answered at once.
 """
@@ -14,7 +14,7 @@ from flgc_lib.bench.settings import BenchSettings
 from flgc_lib.course.session import Mode
 from flgc_lib.experiment import grids
 from flgc_lib.experiment.settings import Device, Settings
-from flgc_lib.files import RESULTS, ROOT
+from flgc_lib.files import RESULTS, ROOT, write_whole
 
 app = SubcommandApp()
 NOTEBOOKS = Path("notebooks")
@@ -190,6 +190,26 @@ def figures(
         print(path)
     for path, text in texts.items():
         path.write_text(text, encoding="utf-8")
+
+
+@app.command
+def explore(run: str, *, output: Path = Path("explorer.html"), results: Path = RESULTS) -> None:
+    """Write a page that opens alone, to play with a run's groups: S, copies, sizes, the mask, and what k does.
+
+    Args:
+        run: id of a recorded run whose groups were learned or drawn (column `run` of runs.csv).
+        output: file to write; open it in a browser.
+        results: folder of the records.
+    """
+    from flgc_lib.figures import explorer
+
+    page = explorer.page([explorer.recorded(results, run), explorer.worked_example()])
+
+    def write(path: Path) -> None:
+        path.write_text(page, encoding="utf-8")
+
+    write_whole(output, write)
+    print(f"{output}: {len(page) / 1e6:.1f} MB; open it in a browser")
 
 
 @app.command
