@@ -7,6 +7,7 @@ of the inputs: hooks, buffers that change.
 """
 
 import logging
+import operator
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -26,8 +27,15 @@ from flgc_lib.frozen.functional import make_functional
 from flgc_lib.frozen.place import place
 from flgc_lib.frozen.signature import Signature
 
+aten = torch.ops.aten
 _SIZE_IN_GUARD = re.compile(r"L((?:\['\w+'\]|\[\d+\])+)\.size\(\)\[(\d+)\]")
 _CHECKS = {"_assert_tensor_metadata", "sym_constrain_range", "sym_constrain_range_for_size", "_assert_scalar"}
+_INITIALISED = {
+    aten.empty.memory_format: aten.zeros.default,
+    aten.empty_like.default: aten.zeros_like.default,
+    aten.new_empty.default: aten.new_zeros.default,
+}
+"""A network writes to empty memory before it reads it; a file must not ask for memory as it is found."""
 
 
 class CannotCaptureError(Exception):
@@ -150,34 +158,56 @@ def _graph(program: ExportedProgram) -> fx.GraphModule:
         raise CannotCaptureError("it changes its inputs or its own buffers when it is called")
     specs = {spec.arg.name: spec for spec in signature.input_specs if hasattr(spec.arg, "name")}
     root, graph = nn.Module(), fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    users = set(signature.user_inputs)
-    for node in program.graph.nodes:
-        if node.op == "placeholder" and node.name in users:
-            copies[node] = graph.placeholder(f"input{len(graph.find_nodes(op='placeholder'))}")
+    copies: dict[fx.Node, Any] = {}
+    for node in program.graph.find_nodes(op="placeholder"):
+        if node.name in signature.user_inputs:
+            copies[node] = graph.placeholder(f"input{list(signature.user_inputs).index(node.name)}")
             copies[node].meta = node.meta
-        elif node.op == "placeholder":
+        elif node.users:
             spec = specs.get(node.name)
             if spec is None or spec.kind not in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
                 raise CannotCaptureError(f"it holds {node.name}, which is no tensor")
-            if node.users:
-                value = _tensor(program, str(spec.target))
-                place(root, str(spec.target), value)
-                copies[node] = graph.get_attr(str(spec.target))
-                copies[node].meta = node.meta
-        elif node.op == "call_function" and not _is_a_check(node):
-            if isinstance(node.target, torch._ops.HigherOrderOperator):
-                raise CannotCaptureError(f"it uses {node.target}, which is no operation on tensors")
-            copies[node] = graph.node_copy(node, copies.__getitem__)
-        elif node.op == "get_attr":
-            raise CannotCaptureError("parts of it are graphs of their own")
-        elif node.op == "output":
-            graph.output(_pack(graph, [_copied(a, copies) for a in node.args[0]], program.call_spec.out_spec))
+            place(root, str(spec.target), _tensor(program, str(spec.target)))
+            copies[node] = graph.get_attr(str(spec.target))
+            copies[node].meta = node.meta
+    leaves = _copy_steps(program.graph_module, graph, copies)
+    graph.output(_pack(graph, leaves, program.call_spec.out_spec))
     return fx.GraphModule(root, graph)
 
 
-def _copied(value: Any, copies: dict[fx.Node, fx.Node]) -> Any:
-    return copies[value] if isinstance(value, fx.Node) else value
+def _copy_steps(source: fx.GraphModule, graph: fx.Graph, copies: dict[fx.Node, Any]) -> list[Any]:
+    """Copies the operations of a graph to the end of another, and returns its outputs there.
+
+    Args:
+        source: the graph.
+        graph: where its operations go.
+        copies: what its inputs are there.
+    """
+    for node in source.graph.nodes:
+        if node.op == "output":
+            return list(fx.map_arg(node.args[0], copies.__getitem__))
+        if node.op != "call_function" or _is_a_check(node):
+            continue
+        if isinstance(node.target, torch._ops.HigherOrderOperator):
+            copies[node] = _copy_inner(source, node, graph, copies)
+        elif node.target is operator.getitem and isinstance(copies[node.args[0]], list):
+            copies[node] = copies[node.args[0]][node.args[1]]
+        else:
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+            copies[node].target = _INITIALISED.get(node.target, node.target)
+    raise CannotCaptureError("it has no outputs")
+
+
+def _copy_inner(source: fx.GraphModule, node: fx.Node, graph: fx.Graph, copies: dict[fx.Node, Any]) -> list[Any]:
+    """Copies what runs in a block of its own, such as `with torch.no_grad()`, which is the same without the block."""
+    name = str(node.target)
+    position = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}.get(name)
+    if position is None or (name == "wrap_with_autocast" and node.args[2]):
+        raise CannotCaptureError(f"it uses {name}, which is no operation on tensors")
+    inner = source.get_submodule(str(node.args[position].target))
+    assert isinstance(inner, fx.GraphModule)
+    given = fx.map_arg(node.args[position + 1 :], copies.__getitem__)
+    return _copy_steps(inner, graph, dict(zip(inner.graph.find_nodes(op="placeholder"), given, strict=True)))
 
 
 def _is_a_check(node: fx.Node) -> bool:

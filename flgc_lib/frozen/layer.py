@@ -162,7 +162,7 @@ class FrozenConv2d(nn.Module):
         if input.ndim == 3:  # one image without a batch
             return self(input[None], None if residual is None else residual[None]).squeeze(0)
         form = self.plan.form
-        if form == "indirect" and not self._kernel_applies(input, residual):
+        if form == "indirect" and not ("indirect" in FORMS and self._kernel_applies(input, residual)):
             form = "equal"  # the same function of x, in operations that PyTorch can trace, differentiate and broadcast
         return self._prepare(form)(input, residual)
 

@@ -5,6 +5,7 @@ small weights by group, with batch norm, ReLU and residual sums fused in: the sa
 multiply-accumulates promise.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils import _pytree as pytree
 
 from flgc_lib.frozen.autotune import Timing, autotune, in_parts, medians, table
 from flgc_lib.frozen.capture import CannotCaptureError, capture
@@ -120,29 +122,55 @@ def freeze(model: nn.Module, example_input: Tensor | tuple[Any, ...] | None = No
         ValueError: if no way of freezing gives the network's outputs, with the differences; or if no example was
             given and none could be made up.
     """
-    if isinstance(model, FrozenNetwork):
-        model = model.network
-    elif any(isinstance(m, FrozenNetwork) for m in model.modules()):
-        raise CannotFreezeError("a part of this network is frozen already; freeze the whole trained network instead")
-    reference = inference_copy(model)
     given = example_input is not None
-    example = _as_tuple(example_input) if given else _made_up(reference)
+    if isinstance(model, FrozenNetwork):
+        frozen, reference = copy.deepcopy(model), model
+        example = _copied(example_input if given else ())
+    else:
+        reference = inference_copy(model)
+        example = _copied(example_input) if given else _made_up(reference)
+        frozen = _freeze(model, example)
+    if given:
+        _tune(frozen, reference, example)
+    return frozen
+
+
+def _freeze(model: nn.Module, example: tuple[Any, ...]) -> FrozenNetwork:
+    """The network frozen as a whole if that is possible, else its convolutions; its outputs are compared."""
     expected = probes(inference_copy(model), example)
     frozen = _captured(model, example, expected)
     if isinstance(frozen, str):
         frozen = _in_modules(model, expected, why=frozen)
-    with torch.no_grad():
-        facts = replace(frozen.facts, macs=_macs(frozen, example))
-        if given and all(isinstance(x, Tensor) for x in example):
-            frozen.images_at_once, frozen.timings = autotune(frozen.network, example)
-            times = medians({"frozen": partial(frozen, *example), "trained": partial(reference, *example)})
-            facts = replace(facts, seconds=(times["frozen"], times["trained"]))
-    frozen.facts = facts
+    assert frozen.facts is not None
+    frozen.facts = replace(frozen.facts, macs=_macs(_for_trial(frozen), example))
     return frozen
 
 
-def _as_tuple(example: Any) -> tuple[Any, ...]:  # noqa: ANN401
-    return example if isinstance(example, tuple) else (example,)
+@torch.no_grad()
+def _tune(frozen: FrozenNetwork, reference: nn.Module, example: tuple[Any, ...]) -> None:
+    """Finds the fastest forms for the example, and times the network with them."""
+    trial = _for_trial(frozen)
+    images, frozen.timings = autotune(trial.network, example)
+    if trial is frozen:
+        frozen.images_at_once = images
+    for name, layer in frozen_convolutions(trial.network):
+        own = frozen.network.get_submodule(name)
+        assert isinstance(own, FrozenConv2d)
+        own.use(layer.form)
+    times = medians({"frozen": partial(trial, *example), "trained": partial(reference, *example)})
+    if frozen.facts is not None:
+        frozen.facts = frozen.facts.measured((times["frozen"], times["trained"]))
+
+
+def _for_trial(frozen: FrozenNetwork) -> FrozenNetwork:
+    """The network itself if it is a function of its inputs; else a copy, for it may count its calls."""
+    return copy.deepcopy(frozen) if frozen.signature is None else frozen
+
+
+def _copied(example: Any) -> tuple[Any, ...]:  # noqa: ANN401
+    """The example as a tuple, of tensors that may be overwritten."""
+    inputs = example if isinstance(example, tuple) else (example,)
+    return pytree.tree_map_only(Tensor, lambda x: x.detach().clone(), inputs)
 
 
 def _made_up(model: nn.Module) -> tuple[Tensor]:

@@ -36,7 +36,7 @@ rnn_tanh roll rot90 round rrelu rsqrt rsub scalar_tensor scaled_dot_product_atte
 select_scatter selu sgn sigmoid sign silu sin sinh slice slice_scatter softmax softplus softshrink sort special_expit
 split split_with_sizes sqrt square squeeze stack std std_mean sub sum swapaxes swapdims sym_numel sym_size sym_stride t
 take take_along_dim tan tanh tensor_split threshold tile to topk transpose tril tril_indices triu triu_indices
-true_divide trunc type_as unbind unflatten unfold unsqueeze upsample_bicubic2d upsample_bilinear2d upsample_linear1d
+true_divide trunc type_as unbind unflatten unfold unsqueeze upsample_bicubic2d zero fill upsample_bilinear2d upsample_linear1d
 upsample_nearest1d upsample_nearest2d upsample_trilinear3d var var_mean view view_as where zeros zeros_like
 """.split()
 )

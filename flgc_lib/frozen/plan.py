@@ -5,6 +5,7 @@ size and index is compared with the tensors. What is wrong is answered with a Va
 """
 
 import keyword
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
@@ -22,6 +23,7 @@ Plan = dict[str, Any]
 LARGEST = 2**31
 """No size, stride or index of a network is larger; PyTorch's own sign for "to the end" is."""
 _TO_THE_END = {2**63 - 1, -(2**63)}
+_READ_BY_NAME = {"self", "torch", "device", "inf", "nan", "NoneType", "getattr"}
 _KINDS = {torch.dtype: "dtype", torch.layout: "layout", torch.memory_format: "memory_format"}
 
 
@@ -67,7 +69,7 @@ def rebuild(plan: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: int)
     for step in plan["steps"]:
         name, kind, target, args, kwargs = step
         args, kwargs = from_plain(args, nodes), from_plain(kwargs, nodes)
-        if not isinstance(args, tuple) or not isinstance(kwargs, dict):
+        if not isinstance(args, tuple) or not isinstance(kwargs, dict) or not all(map(_is_word, kwargs)):
             raise ValueError(f"the step {str(name)[:80]!r} has no arguments")
         if "output" in nodes:
             raise ValueError("the plan goes on after its output")
@@ -164,7 +166,7 @@ def _special(kind: str, content: Any, nodes: Mapping[str, fx.Node]) -> Any:  # n
     if kind == "tuple" and isinstance(content, list):
         return tuple(from_plain(v, nodes) for v in content)
     if kind == "dict" and isinstance(content, dict):
-        return {_argument_name(key): from_plain(v, nodes) for key, v in content.items()}
+        return {key: from_plain(v, nodes) for key, v in content.items()}
     if kind == "device" and content in ("cpu", "meta", "cuda", "cuda:0"):
         return torch.device(content)
     for wanted, name in _KINDS.items():
@@ -174,24 +176,22 @@ def _special(kind: str, content: Any, nodes: Mapping[str, fx.Node]) -> Any:  # n
     raise ValueError(f"{str({kind: content})[:80]} is no value of a plan, or names a step that does not come before it")
 
 
-def _argument_name(name: str) -> str:
-    if name.isidentifier() and not keyword.iskeyword(name):
-        return name
-    raise ValueError(f"{name[:80]!r} is no name")
+def _is_word(name: Any) -> bool:  # noqa: ANN401
+    return isinstance(name, str) and name.isascii() and name.isidentifier() and not keyword.iskeyword(name)
 
 
 def _identifier(name: Any) -> str:  # noqa: ANN401
-    if isinstance(name, str) and name.isascii() and name.isidentifier() and not keyword.iskeyword(name):
-        if not name.startswith("__") and name not in ("self", "torch", "device", "inf", "nan", "NoneType", "getattr"):
-            return name
-    raise ValueError(f"{str(name)[:80]!r} is not allowed as a name")
+    """A name that hides nothing which the code of a graph reads by name."""
+    if not _is_word(name) or name.startswith("__") or name in _READ_BY_NAME:
+        raise ValueError(f"{str(name)[:80]!r} is not allowed as a name")
+    return str(name)
 
 
 def _dotted(name: Any) -> str:  # noqa: ANN401
-    """A name such as layer1.0.weight, each part of which is a number or a name."""
+    """A name such as layer1.0.weight, each part of which is made of letters and digits."""
     parts = name.split(".") if isinstance(name, str) else [""]
     for part in parts:
-        if not (part.isascii() and part.isdigit()):
+        if not re.fullmatch(r"[0-9]\w*", part, re.ASCII):
             _identifier(part)
     return str(name)
 

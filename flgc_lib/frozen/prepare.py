@@ -36,6 +36,14 @@ def settle_weights(model: nn.Module) -> None:
             elif isinstance(hook, prune.BasePruningMethod):
                 prune.remove(module, hook._tensor_name)
         if parametrize.is_parametrized(module):
-            for name in list(module.parametrizations):  # type: ignore[arg-type]
-                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+            _settle_parametrizations(module)
     model.requires_grad_(False)
+
+
+def _settle_parametrizations(module: nn.Module) -> None:
+    """As parametrize.remove_parametrizations, which would change the class that the trained network shares."""
+    values = {name: getattr(module, name) for name in module.parametrizations}  # type: ignore[union-attr, operator]
+    module.__class__ = parametrize.type_before_parametrizations(module)
+    del module.parametrizations
+    for name, value in values.items():
+        module.register_parameter(name, nn.Parameter(value.detach().clone()))
