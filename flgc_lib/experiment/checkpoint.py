@@ -110,7 +110,7 @@ def freeze_checkpoint(
         )
     model = saved.settings.network()
     model.load_state_dict(state)
-    example = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0)) if tune else None
-    frozen = freeze(model, example)
+    example = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
+    frozen = freeze(model, example, tune=tune)
     save(frozen, output)
     return frozen

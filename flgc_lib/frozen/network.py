@@ -101,7 +101,9 @@ class CannotFreezeError(ValueError):
     """Why a network cannot be frozen, and what to do about it."""
 
 
-def freeze(model: nn.Module, example_input: Tensor | tuple[Any, ...] | None = None) -> FrozenNetwork:
+def freeze(
+    model: nn.Module, example_input: Tensor | tuple[Any, ...] | None = None, *, tune: bool = True
+) -> FrozenNetwork:
     """Turns a trained network into its fast twin for inference.
 
     The outputs of the two are compared before the twin is returned: for the example, for other values, and for the
@@ -114,6 +116,7 @@ def freeze(model: nn.Module, example_input: Tensor | tuple[Any, ...] | None = No
             exact form of each layer is found by timing on this machine, for this size and the present number of
             threads; without, the form that is likely to be, and the outputs are compared for a made-up batch of
             images with as many channels as the first convolution takes.
+        tune: whether to time the forms, if there is an example.
 
     Returns:
         A module with the same outputs as `model.eval()` up to rounding; `report()` says for which sizes of input.
@@ -130,7 +133,7 @@ def freeze(model: nn.Module, example_input: Tensor | tuple[Any, ...] | None = No
         reference = inference_copy(model)
         example = _copied(example_input) if given else _made_up(reference)
         frozen = _freeze(model, example)
-    if given:
+    if given and tune:
         _tune(frozen, reference, example)
     return frozen
 
