@@ -14,7 +14,7 @@ from flgc_lib.experiment import checkpoint as deploy
 from flgc_lib.experiment import grids
 from flgc_lib.experiment import sweep as experiments
 from flgc_lib.experiment.training import Device, Settings
-from flgc_lib.figures import manifest as drawings
+from flgc_lib.figures import draw, tables
 
 app = SubcommandApp()
 RESULTS = Path("data/results")
@@ -165,22 +165,22 @@ def figures(
         documents: whose tables, between `<!-- table: GRID -->` and `<!-- /table -->`, are filled in, if they exist.
         check: change nothing; compare the stored figures' numbers, and the tables, with the records.
     """
-    texts = {path: drawings.write_tables(path, results) for path in documents if path.exists()}
+    texts = {path: tables.filled(path, results) for path in documents if path.exists()}
     if check:
-        problems = drawings.check(results, folder)
+        problems = draw.check(results, folder)
         problems += [
             f"the tables of {path} are not what the records say: type `flgc figures`"
             for path, text in texts.items()
-            if text != path.read_text()
+            if text != path.read_text(encoding="utf-8")
         ]
         if problems:
             sys.exit("\n".join(problems))
         print("all figures and tables are those of the records")
         return
-    for path in drawings.regenerate(results, folder):
+    for path in draw.regenerate(results, folder):
         print(path)
     for path, text in texts.items():
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
 
 
 @app.command

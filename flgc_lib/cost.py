@@ -3,13 +3,21 @@
 Source: Motohashi and Yamauchi, section 1 (why the convolutions' cost matters); Wang et al. 2019.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from flgc_lib.frozen.layer import FrozenConv2d
-from flgc_lib.layers import FLGConv2d
+
+@runtime_checkable
+class Accountable(Protocol):
+    """A convolution that answers for itself, because its tensors do not show what it costs."""
+
+    def connections(self) -> int:
+        """Weights that connect something, kernel positions included."""
+
+    def inference_parameters(self) -> int:
+        """Numbers that inference needs."""
 
 
 class Cost(NamedTuple):
@@ -35,16 +43,17 @@ def count(model: nn.Module, input_size: tuple[int, int, int]) -> Cost:
 
     Raises:
         ValueError: if `input_size` is not three positive numbers.
+
+    Example:
+        >>> count(nn.Conv2d(4, 8, 3, padding=1, groups=2), (4, 10, 10))  # 8 filters of 2 · 9 weights, 100 positions
+        Cost(parameters=152, macs=14400)
     """
     if len(input_size) != 3 or min(input_size) < 1:
         raise ValueError(f"input_size={input_size} must be (channels, height, width), for example (3, 32, 32)")
-    masked_out = sum(
-        m.weight.numel() - connections(m) + m.input_logits.numel() + m.filter_logits.numel()
-        for m in model.modules()
-        if isinstance(m, FLGConv2d)
-    )
-    folded = sum(m.plan.folded for m in model.modules() if isinstance(m, FrozenConv2d))
-    parameters = sum(p.numel() for p in model.parameters()) - masked_out + folded
+    parameters = sum(p.numel() for p in model.parameters())
+    for layer in model.modules():
+        if isinstance(layer, Accountable):
+            parameters += layer.inference_parameters() - sum(p.numel() for p in layer.parameters())
     macs = 0
 
     def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -52,7 +61,7 @@ def count(model: nn.Module, input_size: tuple[int, int, int]) -> Cost:
         positions = output[0, ..., 0].numel() if isinstance(module, nn.Linear) else output[0, 0].numel()
         macs += connections(module) * positions
 
-    counted = nn.Conv2d | nn.Linear | FLGConv2d | FrozenConv2d
+    counted = (nn.Conv2d, nn.Linear, Accountable)
     handles = [m.register_forward_hook(add) for m in model.modules() if isinstance(m, counted)]
     was_training = {m: m.training for m in model.modules()}
     try:
@@ -68,6 +77,6 @@ def count(model: nn.Module, input_size: tuple[int, int, int]) -> Cost:
 
 def connections(layer: nn.Module) -> int:
     """Weights of a convolution or linear layer that connect something, kernel positions included."""
-    if isinstance(layer, FLGConv2d):
-        return int(layer.connection_mask().count_nonzero()) * layer.kernel_size[0] * layer.kernel_size[1]
+    if isinstance(layer, Accountable):
+        return layer.connections()
     return layer.get_parameter("weight").numel()

@@ -4,6 +4,19 @@ Notation, here and everywhere: C input channels, N filters (output channels), G 
 the assignment logits of channels and filters; A (C, G) and B (N, G) say who belongs to which group; M = B Aᵀ (N, C)
 says which filter sees which channel.
 
+The course's worked example, 8 channels and 4 filters in 2 groups; only channel 1 is good enough to be copied:
+
+>>> first, second = [(2.0, 0.3), (1.5, 1.4), (1.0, -0.2), (0.2, 0.1)], [(0.4, 1.2), (-0.1, 0.9), (0.5, 0.6), (0.0, 0.1)]
+>>> S, T = torch.tensor(first + second), torch.tensor([(1.0, 0.0), (0.2, 0.7), (-0.3, 0.1), (0.9, 0.4)])
+>>> A, B = membership(S), membership(T)
+>>> thresholds(S, A)
+tensor([1.5000, 0.9000])
+>>> connection_mask(A | duplicates(S, A), B).int()
+tensor([[1, 1, 1, 1, 0, 0, 0, 0],
+        [0, 1, 0, 0, 1, 1, 1, 1],
+        [0, 1, 0, 0, 1, 1, 1, 1],
+        [1, 1, 1, 1, 0, 0, 0, 0]], dtype=torch.int32)
+
 Source: Motohashi and Yamauchi, sections 2-3 (FLGC) and 3 (the duplication rule); Wang et al. 2019, arXiv 1904.00346.
 """
 
@@ -27,6 +40,12 @@ def membership(logits: Tensor) -> Tensor:
 
     Raises:
         ValueError: if `logits` is not a matrix with at least one column, or holds NaN or infinity.
+
+    Example:
+        >>> membership(torch.tensor([[2.0, 0.3], [0.4, 1.2], [1.0, 1.0]]))
+        tensor([[ True, False],
+                [False,  True],
+                [ True, False]])
     """
     _check_matrix(logits, "logits")
     # While a graph is being captured (torch.compile, torch.export) a look at the values would break it.
@@ -55,6 +74,11 @@ def thresholds(scores: Tensor, members: Tensor, top_k: int = 3) -> Tensor:
 
     Raises:
         ValueError: if the shapes differ or `top_k` is below 1.
+
+    Example:
+        >>> scores = torch.tensor([[3.0, 0.0], [2.0, 0.0], [1.0, 0.0], [2.5, 4.0]])
+        >>> thresholds(scores, membership(scores))  # (3 + 2 + 1) / 3, and 4 alone
+        tensor([2., 4.])
     """
     _check_matrix(scores, "scores")
     if members.shape != scores.shape:
@@ -85,6 +109,11 @@ def duplicates(scores: Tensor, members: Tensor, top_k: int = 3) -> Tensor:
 
     Raises:
         ValueError: as `thresholds`.
+
+    Example:
+        >>> scores = torch.tensor([[3.0, 0.0], [2.0, 0.0], [1.0, 0.0], [2.5, 4.0]])
+        >>> duplicates(scores, membership(scores)).nonzero()  # channel 3 into group 0, for 2.5 > 2
+        tensor([[3, 0]])
     """
     return (scores > thresholds(scores, members, top_k)) & ~members
 
@@ -131,6 +160,13 @@ def connection_mask(inputs: Tensor, filters: Tensor) -> Tensor:
 
     Raises:
         ValueError: if the two do not have the same number of groups.
+
+    Example:
+        >>> A = torch.tensor([[1, 0], [1, 1], [0, 1]])  # channel 1 is in both groups
+        >>> B = torch.tensor([[1, 0], [0, 1]])
+        >>> connection_mask(A, B)
+        tensor([[1., 1., 0.],
+                [0., 1., 1.]])
     """
     _check_matrix(inputs, "inputs")
     _check_matrix(filters, "filters")
@@ -160,6 +196,15 @@ def straight_through(logits: Tensor, hard: Tensor, *, estimator: Estimator = "fu
 
     Raises:
         ValueError: if the shapes differ or the estimator is unknown.
+
+    Example:
+        >>> S = torch.tensor([[0.0, 0.0]], requires_grad=True)  # p = (1/2, 1/2)
+        >>> A = straight_through(S, membership(S))
+        >>> A.tolist()
+        [[1.0, 0.0]]
+        >>> A[0, 1].backward()  # what would more of the group that was not chosen do?
+        >>> S.grad
+        tensor([[-0.2500,  0.2500]])
     """
     if hard.shape != logits.shape:
         raise ValueError(f"hard has shape {tuple(hard.shape)} but logits has {tuple(logits.shape)}")

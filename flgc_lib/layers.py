@@ -4,11 +4,10 @@ Source: Motohashi and Yamauchi, sections 2-3 and 3; Wang et al. 2019.
 """
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor, fx, nn
 from torch.nn.modules.utils import _pair
 
 from flgc_lib.grouping import (
@@ -19,30 +18,9 @@ from flgc_lib.grouping import (
     membership,
     straight_through,
 )
+from flgc_lib.masked import masked_conv2d
 
 Score = Literal["logit", "softmax"]
-
-
-class _MaskedWeight(torch.autograd.Function):
-    """W ⊙ M in the type that the convolution works in.
-
-    Rounding W before masking it gives the same numbers as after, in bf16 with half the memory traffic, and working in
-    place keeps the gradients, ∂W = ∂ ⊙ M and ∂M = Σ over the kernel of ∂ ⊙ W, in W's own type without further copies.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, mask: Tensor, dtype: torch.dtype) -> Tensor:  # noqa: ANN401
-        mask = mask.to(dtype)  # half the memory until the backward pass; 0 and 1 stay what they are
-        ctx.save_for_backward(weight, mask)
-        return weight.to(dtype) * mask[:, :, None, None]
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:  # noqa: ANN401
-        weight, mask = ctx.saved_tensors
-        to_mask = None
-        if ctx.needs_input_grad[1]:
-            to_mask = gradient.to(weight.dtype, copy=True).mul_(weight).sum(dim=(2, 3))
-        return gradient.to(weight.dtype, copy=True).mul_(mask[:, :, None, None]), to_mask, None
 
 
 class FLGConv2d(nn.Module):
@@ -76,6 +54,13 @@ class FLGConv2d(nn.Module):
 
     Raises:
         ValueError: for groups outside 1 … min(C, N), top_k below 1, an unknown score or estimator.
+
+    Example:
+        >>> layer = FLGConv2d(64, 32, 3, groups=8, padding=1, duplicate_top_k=3)
+        >>> layer(torch.zeros(1, 64, 5, 5)).shape
+        torch.Size([1, 32, 5, 5])
+        >>> layer.connection_mask().shape, layer.filter_membership().sum().item()
+        (torch.Size([32, 64]), 32)
     """
 
     def __init__(
@@ -132,44 +117,21 @@ class FLGConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """conv(x, W ⊙ M); the mask follows S and T of this moment."""
-        autocast = torch.is_autocast_enabled(x.device.type)
-        dtype = torch.get_autocast_dtype(x.device.type) if autocast else self.weight.dtype
-        # Autocast would multiply the two 0/1 matrices in bf16 for nothing and round the gradients of S and T.
-        with torch.autocast(x.device.type, enabled=False):
-            mask = self._mask()  # (N, C)
-        # A convolution that is a matrix product of pixels and weights is several times faster as one than oneDNN's
-        # convolution on small maps, above all backward, if the channels of a pixel lie together in memory.
-        if x.is_contiguous(memory_format=torch.channels_last):
-            if self.kernel_size == (1, 1) and self.padding == (0, 0):
-                weight = _MaskedWeight.apply(self.weight, mask, dtype)
-                pixels = x[:, :, :: self.stride[0], :: self.stride[1]].movedim(1, -1)  # (B, H', W', C)
-                return F.linear(pixels, weight[:, :, 0, 0], self.bias).movedim(-1, 1)
-            if self._has_one_position(x):
-                top, left = self.padding
-                covered = x[:, :, : self.kernel_size[0] - top, : self.kernel_size[1] - left]  # (B, C, h, w)
-                taps = self.weight[:, :, top : top + covered.shape[2], left : left + covered.shape[3]]
-                weight = _MaskedWeight.apply(taps, mask, dtype)  # (N, C, h, w): the other taps lie on the padding
-                rows, columns = (t.movedim(1, -1).flatten(1) for t in (covered, weight))
-                return F.linear(rows, columns, self.bias)[:, :, None, None]
-        weight = _MaskedWeight.apply(self.weight, mask, dtype)
-        return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation)
+        if isinstance(x, fx.Proxy):
+            return self._as_leaf(x)
+        return masked_conv2d(x, self.weight, self._mask(), self.bias, self.stride, self.padding, self.dilation)
 
     def _mask(self) -> Tensor:
         """M, shape (N, C), not yet hard in a soft start, and with the gradient to S and T if they learn."""
-        if self.learns and (self.input_logits.requires_grad or self.filter_logits.requires_grad):
-            A = straight_through(self.input_logits, self.input_membership(), estimator=self.estimator)  # (C, G)
-            B = straight_through(self.filter_logits, self.filter_membership(), estimator=self.estimator)  # (N, G)
-            mask = connection_mask(A, B)
-        else:
-            mask = self.connection_mask()
-        return mask if self.softness == 0 else mask + self.softness * (1 - mask)
-
-    def _has_one_position(self, x: Tensor) -> bool:
-        """Whether the kernel fits the padded image in one place only and that place meets the image."""
-        return self.dilation == (1, 1) and all(
-            p < k <= size + 2 * p < k + s
-            for size, k, s, p in zip(x.shape[2:], self.kernel_size, self.stride, self.padding, strict=True)
-        )
+        # Autocast would multiply the two 0/1 matrices in bf16 for nothing and round the gradients of S and T.
+        with torch.autocast(self.weight.device.type, enabled=False):
+            if self.learns and (self.input_logits.requires_grad or self.filter_logits.requires_grad):
+                A = straight_through(self.input_logits, self.input_membership(), estimator=self.estimator)  # (C, G)
+                B = straight_through(self.filter_logits, self.filter_membership(), estimator=self.estimator)  # (N, G)
+                mask = connection_mask(A, B)
+            else:
+                mask = self.connection_mask()
+            return mask if self.softness == 0 else mask + self.softness * (1 - mask)
 
     @torch.no_grad()
     def input_membership(self) -> Tensor:
@@ -189,6 +151,29 @@ class FLGConv2d(nn.Module):
         """M, shape (N, C), 0/1: which filter sees which channel."""
         return connection_mask(self.input_membership(), self.filter_membership()).to(self.weight.dtype)
 
+    def connections(self) -> int:
+        """Weights that connect something: the ones of M times the positions of the kernel, copies included."""
+        return int(self.connection_mask().count_nonzero()) * math.prod(self.kernel_size)
+
+    def inference_parameters(self) -> int:
+        """Numbers that inference needs: connections and bias, but no S, no T and no weight behind the mask."""
+        return self.connections() + (0 if self.bias is None else self.bias.numel())
+
+    @torch.no_grad()
+    def fuse(self) -> nn.Conv2d:
+        """An ordinary convolution with the weight W ⊙ M of this moment, without S and T.
+
+        `timm.utils.reparameterize_model` calls it on the layers of a trained network. What comes out runs anywhere,
+        as fast as a dense convolution; `flgc_lib.freeze` is what makes learned groups fast.
+        """
+        geometry = (self.kernel_size, self.stride, self.padding, self.dilation)
+        # On the device "meta" nothing is drawn from the generator for a weight that is replaced at once.
+        fused = nn.Conv2d(self.in_channels, self.out_channels, *geometry, bias=False, device="meta")
+        fused.weight = nn.Parameter(self.weight * self._mask()[:, :, None, None])
+        if self.bias is not None:
+            fused.bias = nn.Parameter(self.bias.clone())
+        return fused.train(self.training)
+
     def _copies(self, members: Tensor, top_k: int) -> Tensor:
         scores = self._scores()
         return duplicates(scores if self.score == "logit" else scores.softmax(dim=1), members, top_k)
@@ -196,6 +181,16 @@ class FLGConv2d(nn.Module):
     def _scores(self) -> Tensor:
         """How well channel c fits group g, shape (C, G)."""
         return self.input_logits
+
+    def _as_leaf(self, x: fx.Proxy) -> fx.Proxy:
+        """One node in the graph of whichever tracer asks, as the layers of torch.nn are."""
+        tracer = x.tracer
+        if not isinstance(tracer, fx.Tracer) or tracer.root is self:
+            raise ValueError(
+                "torch.fx can take an FLGConv2d as one step of a network, not look into it: "
+                "trace the network, nn.Sequential(layer) or layer.fuse()"
+            )
+        return tracer.create_proxy("call_module", tracer.path_of_module(self), (x,), {})
 
     def extra_repr(self) -> str:
         """What `print(layer)` shows."""

@@ -2,8 +2,7 @@
 
 Parameter names and the dense ResNet-50 are torchvision's: its state dict loads unchanged.
 
-Source: He et al. 2016 (blocks, Fig. 1 and eq. 1 of the paper); Xie et al. 2017 (fixed groups, eq. 2); Motohashi and
-Yamauchi, section 4 (the network of the experiment).
+Source: He et al. 2016; Motohashi and Yamauchi, section 4 (the network of the experiment).
 """
 
 import copy
@@ -13,66 +12,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from flgc_lib.blocks import BasicBlock, Bottleneck
 from flgc_lib.grouping import check_choice
 from flgc_lib.layers import FLGConv2d, Score
 from flgc_lib.methods import ConvLayer, Method, dense_conv, method_layer
 
 Stem = Literal["paper", "cifar", "imagenet"]
 Where = Literal["block", "3x3", "1x1", "all"]
-
-
-class BasicBlock(nn.Module):
-    """Two 3×3 convolutions and a shortcut, H(x) = F(x) + x (Fig. 1a, eq. 1). (B, C, H, W) -> (B, width, H', W')."""
-
-    expansion = 1
-
-    def __init__(
-        self, in_channels: int, width: int, stride: int, conv_layer: ConvLayer, downsample: nn.Module | None
-    ) -> None:
-        super().__init__()
-        self.conv1 = conv_layer(in_channels, width, 3, stride, 1)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.relu = nn.ReLU(inplace=True)
-        self.conv2 = conv_layer(width, width, 3, 1, 1)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.downsample = downsample
-
-    def forward(self, x: Tensor) -> Tensor:
-        """H(x) = F(x) + x, then ReLU."""
-        shortcut = x if self.downsample is None else self.downsample(x)
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        return self.relu(out + shortcut)
-
-
-class Bottleneck(nn.Module):
-    """1×1 down, 3×3, 1×1 up and a shortcut (Fig. 1b). (B, C, H, W) -> (B, 4 · width, H', W').
-
-    The stride sits on the 3×3 convolution, as in torchvision's ResNet-50.
-    """
-
-    expansion = 4
-
-    def __init__(
-        self, in_channels: int, width: int, stride: int, conv_layer: ConvLayer, downsample: nn.Module | None
-    ) -> None:
-        super().__init__()
-        self.conv1 = conv_layer(in_channels, width, 1, 1, 0)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = conv_layer(width, width, 3, stride, 1)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = conv_layer(width, width * self.expansion, 1, 1, 0)
-        self.bn3 = nn.BatchNorm2d(width * self.expansion)
-        self.relu = nn.ReLU(inplace=True)
-        self.downsample = downsample
-
-    def forward(self, x: Tensor) -> Tensor:
-        """H(x) = F(x) + x, then ReLU."""
-        shortcut = x if self.downsample is None else self.downsample(x)
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        return self.relu(out + shortcut)
 
 
 class ResNet(nn.Module):
@@ -212,7 +158,15 @@ def resnet50(
     top_k: int = 3,
     score: Score = "logit",
 ) -> ResNet:
-    """ResNet-50, the network of the paper's section 4: `resnet` with 3-4-6-3 blocks; same arguments."""
+    """ResNet-50, the network of the paper's section 4: `resnet` with 3-4-6-3 blocks; same arguments.
+
+    Example:
+        >>> network = resnet50(method="flgc-dup", groups=8, width=1 / 4)
+        >>> network(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
+        >>> network.layer1[0].conv2
+        FLGConv2d(16, 16, kernel_size=(3, 3), groups=8, stride=(1, 1), padding=(1, 1), bias=False, duplicate_top_k=3)
+    """
     return resnet(
         (3, 4, 6, 3),
         num_classes,
@@ -238,7 +192,7 @@ def embed(
     """Replaces ordinary convolutions of any model, torchvision's or timm's, by `FLGConv2d`.
 
     Weights are taken over, multiplied by √G because a filter now sums over C/G channels instead of C; with one group
-    the model computes what it did before.
+    the model computes what it did before. Hooks stay where they were. S and T are drawn from torch's generator.
 
     Args:
         model: any module; it is copied, not changed.
@@ -253,42 +207,32 @@ def embed(
 
     Raises:
         ValueError: if `where` picks a convolution that FLGC cannot replace, or nothing was replaced.
+
+    Example:
+        >>> embed(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 1)), groups=2)
+        Sequential(
+          (0): Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))
+          (1): ReLU()
+          (2): FLGConv2d(8, 6, kernel_size=(1, 1), groups=2, stride=(1, 1), padding=(0, 0), bias=True)
+        )
     """
     model = copy.deepcopy(model)
     convolutions = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Conv2d)]
     replaced = 0
     for position, (name, conv) in enumerate(convolutions):
-        ordinary = type(conv) is nn.Conv2d and conv.groups == 1 and conv.padding_mode == "zeros"
-        padding = conv.padding
+        ordinary = _is_ordinary(conv)
         if where is None:
-            fits = groups <= min(conv.in_channels, conv.out_channels)
-            chosen = ordinary and position > 0 and fits and not isinstance(padding, str)
+            chosen = ordinary and position > 0 and groups <= min(conv.in_channels, conv.out_channels)
         else:
             chosen = where(name, conv)
         if not chosen:
             continue
-        if not ordinary or isinstance(padding, str):
+        if not ordinary:
             raise ValueError(
                 f"{name} is {conv}; only an nn.Conv2d with groups=1 and numeric zero padding can learn its groups: "
                 "let `where` leave it out"
             )
-        layer = FLGConv2d(
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size,
-            groups,
-            stride=conv.stride,
-            padding=padding,
-            dilation=conv.dilation,
-            bias=conv.bias is not None,
-            duplicate_top_k=duplicate_top_k,
-            score=score,
-        ).to(conv.weight)
-        layer.train(conv.training)
-        with torch.no_grad():
-            layer.weight.copy_(conv.weight * groups**0.5)
-            if layer.bias is not None and conv.bias is not None:
-                layer.bias.copy_(conv.bias)
+        layer = _with_learned_groups(conv, groups, duplicate_top_k, score)
         if not name:  # the model is the convolution itself
             return layer
         parent, _, attribute = name.rpartition(".")
@@ -299,3 +243,32 @@ def embed(
             f"no convolution of {type(model).__name__} was replaced: `where` or groups={groups} excludes all"
         )
     return model
+
+
+def _is_ordinary(conv: nn.Conv2d) -> bool:
+    """Whether the convolution does nothing that FLGC's does not; weight norm, for one, computes its weight anew."""
+    plain = type(conv) is nn.Conv2d and conv.groups == 1 and isinstance(conv.weight, nn.Parameter)
+    return plain and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+
+
+@torch.no_grad()
+def _with_learned_groups(conv: nn.Conv2d, groups: int, duplicate_top_k: int | None, score: Score) -> FLGConv2d:
+    """A convolution's twin: the same weights, scaled for the smaller fan-in, and the same hooks."""
+    assert not isinstance(conv.padding, str)
+    layer = FLGConv2d(
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,
+        groups,
+        stride=conv.stride,
+        padding=conv.padding,
+        dilation=conv.dilation,
+        bias=conv.bias is not None,
+        duplicate_top_k=duplicate_top_k,
+        score=score,
+    ).to(conv.weight)
+    layer.weight.copy_(conv.weight * groups**0.5)
+    if layer.bias is not None and conv.bias is not None:
+        layer.bias.copy_(conv.bias)
+    vars(layer).update({name: value for name, value in vars(conv).items() if "_hook" in name})
+    return layer.train(conv.training)

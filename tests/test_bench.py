@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from flgc_lib.bench import measure as bench_module
-from flgc_lib.bench import report as bench_report
 from flgc_lib.bench.candidates import BASELINE, with_groups_of
 from flgc_lib.bench.measure import BenchSettings, bench
-from flgc_lib.figures.manifest import write_tables
+from flgc_lib.figures.speed import draw_speed, speed
+from flgc_lib.figures.tables import filled
 from flgc_lib.frozen.autotune import medians
 from flgc_lib.layers import FLGConv2d
 from flgc_lib.resnet import resnet
@@ -94,19 +94,19 @@ def test_tables_and_figure_come_from_the_records(small_network, tmp_path):
             batches=(1,),
             threads=(1,),
             repetitions=1,
-            only=("grouped",),
+            only=("grouped frozen",),
             results=tmp_path,
         )
     )
     document = tmp_path / "performance.md"
-    document.write_text("before\n<!-- table: bench -->\nold\n<!-- /table -->\nafter\n")
-    assert write_tables(document, tmp_path / "none") == document.read_text()
-    text = write_tables(document, tmp_path)
+    document.write_text("before\n<!-- table: bench -->\nold\n<!-- /table -->\nafter\n", encoding="utf-8")
+    assert filled(document, tmp_path / "none") == document.read_text(encoding="utf-8")
+    text = filled(document, tmp_path)
     assert text.startswith("before")
     assert text.endswith("after\n")
     assert "old" not in text
     assert text.count("| grouped frozen |") == 2
     canvas = Figure(layout="constrained")
-    bench_report.draw(bench_report.speed(tmp_path), canvas)
+    draw_speed(speed(tmp_path), canvas)
     assert canvas.axes[0].get_title() == "paper, batch 1, 1 thread"
-    assert bench_report.speed(tmp_path / "none").empty
+    assert speed(tmp_path / "none").empty

@@ -6,6 +6,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from flgc_lib.cost import Cost, connections, count
+from flgc_lib.figures import worked_example
 from flgc_lib.layers import FLGConv2d
 from flgc_lib.resnet import resnet, resnet50
 
@@ -67,9 +68,8 @@ def test_an_empty_group_costs_nothing():
 @pytest.mark.parametrize(("top_k", "score", "extra"), [(None, "logit", 0), (3, "logit", 1), (3, "softmax", 0)])
 def test_a_copied_channel_is_counted_in_every_group_that_it_is_in(top_k, score, extra):
     layer = FLGConv2d(8, 4, 3, 2, padding=1, duplicate_top_k=top_k, score=score)
-    S = [(2.0, 0.3), (1.5, 1.4), (1.0, -0.2), (0.2, 0.1), (0.4, 1.2), (-0.1, 0.9), (0.5, 0.6), (0.0, 0.1)]
-    layer.input_logits.data.copy_(torch.tensor(S))
-    layer.filter_logits.data.copy_(torch.tensor([(1.0, 0.0), (0.2, 0.7), (-0.3, 0.1), (0.9, 0.4)]))
+    layer.input_logits.data.copy_(worked_example.S)
+    layer.filter_logits.data.copy_(worked_example.T)
     weights = (4 * 2 + (4 + extra) * 2) * 9  # 4 channels and 2 filters a group; the copy is in group 1
     assert count(layer, (8, 5, 6)) == Cost(weights, weights * 5 * 6)
 

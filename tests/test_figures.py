@@ -6,21 +6,15 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure as Canvas
 
 from flgc_lib.experiment import analysis
 from flgc_lib.experiment.analysis import accuracy_by_groups, copies_by_layer, group_sizes, interval, of_grid
 from flgc_lib.experiment.records import read_runs, write_record
 from flgc_lib.experiment.training import Classifier, Settings
-from flgc_lib.figures import manifest as figures
-from flgc_lib.figures.manifest import (
-    DRAWINGS,
-    MANIFEST,
-    caption_of,
-    check,
-    regenerate,
-    worked_example,
-    write_tables,
-)
+from flgc_lib.figures import worked_example
+from flgc_lib.figures.draw import check, computed, regenerate
+from flgc_lib.figures.manifest import FIGURES, OfGrid
 from flgc_lib.figures.plots import (
     draw_accuracy_by_groups,
     draw_copies_by_layer,
@@ -30,6 +24,7 @@ from flgc_lib.figures.plots import (
     draw_ways_to_learn,
 )
 from flgc_lib.figures.styles import STYLES
+from flgc_lib.figures.tables import filled
 from flgc_lib.methods import Method
 
 REPOSITORY = Path(__file__).parents[1]
@@ -92,7 +87,9 @@ def drawn(pictures, tmp_path):
 
 NAME = "quick-accuracy-against-groups"
 OF_QUICK = {NAME, "quick-accuracy-against-macs", "quick-moves-by-epoch"}  # what it gives without pairs and groups
-DRAWN = {drawing.id for drawing in DRAWINGS} - {"frozen-speed"}  # whose record, bench.csv, there is not
+DRAWN = {  # without records; frozen-speed needs bench.csv
+    figure.id for figure in FIGURES if not isinstance(figure.numbers, OfGrid) and figure.id != "frozen-speed"
+}
 
 
 def test_numbers_by_hand(results):
@@ -127,8 +124,8 @@ def test_rows_of_other_experiments_are_left_out(results):
 
 
 def test_caption_names_data_epochs_runs_and_seeds(results):
-    records = of_grid("quick", results)
-    assert caption_of(MANIFEST[0], records, accuracy_by_groups(records)) == (
+    captions = {figure.id: caption for figure, caption, _ in computed(results)}
+    assert captions[NAME] == (
         "Accuracy against the number of groups, a three-block net: tiny, 2 epochs, 12 runs, "
         "3 seeds; bars: 95 % bootstrap interval over seeds."
     )
@@ -149,13 +146,13 @@ def test_runs_of_several_datasets_are_refused(record, results, tmp_path):
 
 
 def test_the_same_records_give_the_same_bytes(results, drawn, tmp_path):
-    with_numbers = OF_QUICK | {drawing.id for drawing in DRAWINGS if drawing.numbers and drawing.id in DRAWN}
+    with_numbers = OF_QUICK | {figure.id for figure in FIGURES if figure.numbers and figure.id in DRAWN}
     names = {f"{name}.csv" for name in with_numbers} | {f"{name}.svg" for name in OF_QUICK | DRAWN}
     assert {file.name for file in drawn.iterdir()} == names
     assert {path.stem for path in regenerate(results, tmp_path / "again")} == OF_QUICK | DRAWN
     for file in drawn.iterdir():
         assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes()
-    svg = (drawn / f"{NAME}.svg").read_text()
+    svg = (drawn / f"{NAME}.svg").read_text(encoding="utf-8")
     assert svg.startswith("<?xml")
     assert "<dc:date>" not in svg
     stored = pd.read_csv(drawn / f"{NAME}.csv")
@@ -163,7 +160,7 @@ def test_the_same_records_give_the_same_bytes(results, drawn, tmp_path):
 
 
 def test_the_picture_shows_the_numbers(results):
-    canvas = figures.Canvas()
+    canvas = Canvas()
     numbers = accuracy_by_groups(of_grid("quick", results))
     draw_accuracy_by_groups(numbers, canvas)
     (axes,) = canvas.axes
@@ -186,7 +183,7 @@ def test_the_rules_choices_are_drawn_by_group_score_and_time():
     choices = itertools.product((8, 16), (1, 3), ("logit", "softmax"), ("training", "post-hoc"))
     cells = [("flgc-dup", *choice, 50 + i, 49 + i, 51 + i, 3, 10 * i) for i, choice in enumerate(choices)]
     numbers = pd.DataFrame(cells, columns=columns)
-    canvas = figures.Canvas()
+    canvas = Canvas()
     draw_rule_choices(numbers, canvas)
     for (row, column), axes in zip(itertools.product(("accuracy", "copies"), (8, 16)), canvas.axes, strict=True):
         lines = [c.lines[0] for c in axes.containers] or axes.lines
@@ -203,7 +200,7 @@ def test_the_rules_choices_are_drawn_by_group_score_and_time():
 def test_ways_to_learn_are_named_with_their_costs():
     row = {"method": "flgc", "accuracy": 60.0, "low": 59.0, "high": 61.0, "seeds": 3, "mega_macs": 0.75}
     numbers = pd.DataFrame([row | {"soft_start": start, "channels_moved": 40 * start} for start in (0.0, 0.5)])
-    canvas = figures.Canvas()
+    canvas = Canvas()
     draw_ways_to_learn(numbers, canvas)
     (axes,) = canvas.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == [
@@ -234,9 +231,12 @@ def test_check_notices_that_a_record_changed(record, results, drawn):
 
 def test_check_notices_that_a_record_is_gone(results, drawn):
     path = results / "runs.csv"
-    path.write_text("".join(line for line in path.read_text().splitlines(True) if ",grouped," not in line))
+    path.write_text(
+        "".join(line for line in path.read_text(encoding="utf-8").splitlines(True) if ",grouped," not in line),
+        encoding="utf-8",
+    )
     assert "not what the records say" in check(results, drawn)[0]
-    path.write_text(path.read_text().splitlines(True)[0])
+    path.write_text(path.read_text(encoding="utf-8").splitlines(True)[0], encoding="utf-8")
     problems = check(results, drawn)
     assert len(problems) == len(OF_QUICK)
     assert all("not what the records say" in problem for problem in problems)
@@ -255,9 +255,9 @@ def test_check_notices_that_a_record_is_gone(results, drawn):
 )
 def test_check_notices_that_a_stored_number_changed(results, drawn, change):
     path = drawn / f"{NAME}.csv"
-    before = path.read_text()
-    path.write_text(change(before))
-    assert path.read_text() != before
+    before = path.read_text(encoding="utf-8")
+    path.write_text(change(before), encoding="utf-8")
+    assert path.read_text(encoding="utf-8") != before
     (problem,) = check(results, drawn)
     assert "not what the records say" in problem
     assert problem.endswith("type `flgc figures`")
@@ -275,7 +275,7 @@ def test_without_records_there_are_drawings_only(tmp_path):
     assert {path.stem for path in regenerate(tmp_path, tmp_path / "figures")} == DRAWN
     assert check(tmp_path, tmp_path / "figures") == []
     path = tmp_path / "figures" / "duplication-rule.csv"
-    path.write_text(path.read_text().replace("1.4", "1.5"))
+    path.write_text(path.read_text(encoding="utf-8").replace("1.4", "1.5"), encoding="utf-8")
     (problem,) = check(tmp_path, tmp_path / "figures")
     assert "duplication-rule.csv is not" in problem
     (tmp_path / "figures" / "residual-blocks.svg").unlink()
@@ -283,7 +283,7 @@ def test_without_records_there_are_drawings_only(tmp_path):
 
 
 def test_the_worked_example_is_that_of_section_3():
-    numbers = worked_example()
+    numbers = worked_example.table()
     assert numbers["own_group"].tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
     assert set(numbers["threshold_0"]) == {1.5}
     assert set(numbers["threshold_1"]) == {0.9}
@@ -292,7 +292,7 @@ def test_the_worked_example_is_that_of_section_3():
 
 
 def test_every_figure_has_a_name_of_its_own():
-    names = [figure.id for figure in (*MANIFEST, *DRAWINGS)]
+    names = [figure.id for figure in FIGURES]
     assert len(set(names)) == len(names)
 
 
@@ -301,7 +301,7 @@ def test_differences_have_a_panel_a_pair_and_bars_only_for_several_seeds():
     pairs = [("flgc-dup", "flgc"), ("flgc", "random")]
     for seeds in (2, 1):
         numbers = pd.DataFrame([{"method": m, "baseline": b} | row | {"seeds": seeds} for m, b in pairs])
-        canvas = figures.Canvas()
+        canvas = Canvas()
         draw_paired_differences(numbers, canvas)
         assert [axes.get_title() for axes in canvas.axes] == ["flgc-dup\n− flgc", "flgc\n− random"]
         points, _, bars = canvas.axes[0].containers[0].lines
@@ -318,13 +318,13 @@ def test_figures_of_groups_from_a_real_run(record, tiny, images, tmp_path, monke
     write_record(tmp_path, row, epochs, module.assignments)
     monkeypatch.setattr(analysis, "grid", lambda name, data=None: [settings])
     records = of_grid("quick", tmp_path)
-    canvas = figures.Canvas()
+    canvas = Canvas()
     draw_copies_by_layer(copies_by_layer(records), canvas)
     (line,) = canvas.axes[0].lines
     copies = [int(module.assignments[f"{name}.copies"][-1]) for name in module.layers]
     channels = [layer.in_channels for layer in module.layers.values()]
     assert line.get_ydata().tolist() == pytest.approx([100 * c / n for c, n in zip(copies, channels, strict=True)])
-    canvas = figures.Canvas()
+    canvas = Canvas()
     draw_group_sizes(group_sizes(records), canvas)
     assert [axes.get_title() for axes in canvas.axes] == ["channels of a group", "filters of a group"]
 
@@ -332,26 +332,33 @@ def test_figures_of_groups_from_a_real_run(record, tiny, images, tmp_path, monke
 def test_tables_of_a_document_are_filled_in_from_the_records(results, tmp_path):
     document = tmp_path / "README.md"
     table = "before\n<!-- table: quick -->\n{}<!-- /table -->\nafter\n<!-- table: first -->\nkept\n<!-- /table -->\n"
-    document.write_text(table.format("old\nrows\n"))
+    document.write_text(table.format("old\nrows\n"), encoding="utf-8")
     rows = [
         "| method | G | test accuracy (%) | seeds | MACs (M) | parameters (M) | copies | channels moved (%) |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
         "| dense | 1 | 80.00 ± 10.00 [70.00, 90.00] | 3 | 2.00 | 0.00 | 5 | 25.0 |",
         "| grouped | 2 | 50.00 ± 0.00 [50.00, 50.00] | 3 | 3.00 | 0.00 | 5 | 25.0 |",
     ]
-    text = write_tables(document, results)
+    text = filled(document, results)
     start, end = table.split("{}")
     assert text.startswith(start + "\n".join(rows) + "\n| flgc | 2 | 65.00 ± ")
     assert text.endswith(end)
-    document.write_text(text)
-    assert write_tables(document, results) == text
+    document.write_text(text, encoding="utf-8")
+    assert filled(document, results) == text
+
+
+def test_a_table_of_an_unknown_experiment_is_answered_with_a_sentence(tmp_path):
+    document = tmp_path / "README.md"
+    document.write_text("<!-- table: smal -->\n<!-- /table -->\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="table='smal' must be one of quick, "):
+        filled(document, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/performance.md"])
 def test_committed_tables_are_those_of_the_committed_records(name):
     document = REPOSITORY / name
-    assert "<!-- table: " in document.read_text()
-    assert write_tables(document, REPOSITORY / "data" / "results") == document.read_text()
+    assert "<!-- table: " in document.read_text(encoding="utf-8")
+    assert filled(document, REPOSITORY / "data" / "results") == document.read_text(encoding="utf-8")
 
 
 def test_committed_figures_are_those_of_the_committed_records():

@@ -8,6 +8,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from flgc_lib.figures.worked_example import S, T
 from flgc_lib.grouping import (
     check_choice,
     cocluster,
@@ -18,13 +19,6 @@ from flgc_lib.grouping import (
     thresholds,
 )
 from flgc_lib.layers import Score
-
-# The worked example: 8 channels and 4 filters in 2 groups.
-S = torch.tensor(
-    [(2.0, 0.3), (1.5, 1.4), (1.0, -0.2), (0.2, 0.1), (0.4, 1.2), (-0.1, 0.9), (0.5, 0.6), (0.0, 0.1)],
-    dtype=torch.float64,
-)
-T = torch.tensor([(1.0, 0.0), (0.2, 0.7), (-0.3, 0.1), (0.9, 0.4)], dtype=torch.float64)
 
 always_the_same = settings(max_examples=150, deadline=None, derandomize=True)
 

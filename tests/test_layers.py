@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from flgc_lib.figures import worked_example
 from flgc_lib.grouping import connection_mask, membership, straight_through
 from flgc_lib.layers import FLGConv2d
 from flgc_lib.methods import ClusteredConv2d, DrawnConv2d, RandomCopiesConv2d, RingConv2d, method_layer
@@ -240,14 +241,10 @@ def test_equal_groups_are_the_grouped_convolution():
 
 
 def test_the_worked_example_in_the_layer():
-    S = [(2.0, 0.3), (1.5, 1.4), (1.0, -0.2), (0.2, 0.1), (0.4, 1.2), (-0.1, 0.9), (0.5, 0.6), (0.0, 0.1)]
-    T = [(1.0, 0.0), (0.2, 0.7), (-0.3, 0.1), (0.9, 0.4)]
-
     def mask(**options):
         layer = FLGConv2d(8, 4, 1, 2, **options)
-        layer.load_state_dict(
-            {"weight": layer.weight, "input_logits": torch.tensor(S), "filter_logits": torch.tensor(T)}
-        )
+        S, T = worked_example.S, worked_example.T
+        layer.load_state_dict({"weight": layer.weight, "input_logits": S, "filter_logits": T})
         return ["".join(str(int(m)) for m in row) for row in layer.connection_mask()]
 
     alone = ["11110000", "00001111", "00001111", "11110000"]
@@ -393,12 +390,11 @@ def test_random_copies_are_as_many_as_the_rules_and_never_members(score):
 
 
 def test_every_foreign_channel_is_as_likely_to_be_the_random_copy():
-    S = [(2.0, 0.3), (1.5, 1.4), (1.0, -0.2), (0.2, 0.1), (0.4, 1.2), (-0.1, 0.9), (0.5, 0.6), (0.0, 0.1)]
-    S, draws, drawn = torch.tensor(S), 400, torch.zeros(8, 2)
+    draws, drawn = 400, torch.zeros(8, 2)
     for seed in range(draws):
         control, _ = built(RandomCopiesConv2d, seed, channels=8, filters=4, groups=2)
-        control.input_logits.data.copy_(S)
-        drawn += control.input_membership() & ~membership(S)
+        control.input_logits.data.copy_(worked_example.S)
+        drawn += control.input_membership() & ~membership(worked_example.S)
     assert not drawn[:, 0].any(), "the rule copies nothing into group 0"
     assert not drawn[4:, 1].any()
     assert drawn[:, 1].sum() == draws, "and one channel into group 1"

@@ -16,8 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from flgc_lib.bench import candidates
-from flgc_lib.bench import report as bench_report
+from flgc_lib.bench import candidates, report
 from flgc_lib.bench.candidates import Candidate
 from flgc_lib.cost import count
 from flgc_lib.experiment.records import code_version, processor_name
@@ -81,16 +80,10 @@ def bench(settings: BenchSettings) -> pd.DataFrame:
             for threads in settings.threads:
                 with _threads(threads) as number:
                     frame = _measure(settings, stem, batch, number)
-                print(f"\n{stem}, batch {batch}, {number} threads\n{summary(frame)}")
-                _store(frame, settings.results)
+                print(f"\n{stem}, {report.load(batch, number)}\n{report.summary(frame)}")
+                report.store(frame, settings.results)
                 frames.append(frame)
     return pd.concat(frames, ignore_index=True)
-
-
-def summary(frame: pd.DataFrame) -> str:
-    """The table of one combination, the fastest last."""
-    columns = ["candidate", "groups", "mmacs", "milliseconds", "quartile_1", "quartile_3", "times_faster"]
-    return frame.sort_values("milliseconds", ascending=False)[columns].to_string(index=False, float_format="%.2f")
 
 
 @torch.no_grad()
@@ -103,38 +96,41 @@ def _measure(settings: BenchSettings, stem: Stem, batch: int, threads: int) -> p
         wanted = not settings.only or candidate.name == candidates.BASELINE or candidate.name.startswith(settings.only)
         if wanted and candidate.prepare():
             chosen.append(candidate)
-    samples: dict[int, list[float]] = {i: [] for i in range(len(chosen))}
-    for _ in range(settings.repetitions):
+    milliseconds = _alternate(chosen, settings.repetitions)
+    quartiles = np.percentile(milliseconds, [25, 50, 75], axis=0).T  # (candidates, 3)
+    rows = [
+        {
+            "stem": stem,
+            "size": size,
+            "batch": batch,
+            "threads": threads,
+            "candidate": candidate.name,
+            "groups": candidate.groups,
+            "assignment": candidate.assignment,
+            "nominal_mmacs": dense_macs / candidate.groups / 1e6,
+            "mmacs": count(candidate.counted, (3, size, size)).macs / 1e6,
+            "milliseconds": median,
+            "quartile_1": first,
+            "quartile_3": third,
+            "times_faster": quartiles[0, 1] / median,
+            "repetitions": settings.repetitions,
+        }
+        for candidate, (first, median, third) in zip(chosen, quartiles, strict=True)
+    ]
+    return pd.DataFrame(rows).assign(**_versions())
+
+
+def _alternate(chosen: list[Candidate], repetitions: int) -> np.ndarray:
+    """Milliseconds of every candidate in every round, (repetitions, candidates)."""
+    milliseconds = np.empty((repetitions, len(chosen)))
+    for row in milliseconds:
         for i, candidate in enumerate(chosen):
             time.sleep(SETTLE)
             candidate.run()  # so that in the caches is what it needs itself
             start = time.perf_counter()
             candidate.run()
-            samples[i].append((time.perf_counter() - start) * 1e3)
-    rows = []
-    baseline = float(np.median(samples[0]))
-    for i, candidate in enumerate(chosen):
-        first, median, third = np.percentile(samples[i], [25, 50, 75])
-        macs = count(candidate.counted, (3, size, size)).macs
-        rows.append(
-            {
-                "stem": stem,
-                "size": size,
-                "batch": batch,
-                "threads": threads,
-                "candidate": candidate.name,
-                "groups": candidate.groups,
-                "assignment": candidate.assignment,
-                "nominal_mmacs": dense_macs / candidate.groups / 1e6,
-                "mmacs": macs / 1e6,
-                "milliseconds": median,
-                "quartile_1": first,
-                "quartile_3": third,
-                "times_faster": baseline / median,
-                "repetitions": settings.repetitions,
-            }
-        )
-    return pd.DataFrame(rows).assign(**_versions())
+            row[i] = (time.perf_counter() - start) * 1e3
+    return milliseconds
 
 
 @contextmanager
@@ -166,13 +162,3 @@ def _versions() -> dict[str, str]:
         except ImportError:
             found[package] = ""
     return found | {"code": code_version()}
-
-
-def _store(frame: pd.DataFrame, results: Path) -> None:
-    same = ["stem", "batch", "threads", "candidate", "groups", "processor"]
-    old = bench_report.read(results)
-    if not old.empty:
-        replaced = pd.MultiIndex.from_frame(old[same]).isin(pd.MultiIndex.from_frame(frame[same]))
-        frame = pd.concat([old[~replaced], frame], ignore_index=True)
-    results.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(results / "bench.csv", index=False, float_format="%.4f")

@@ -1,1 +1,1 @@
-"""Every figure and table of the project: `manifest` lists them, `draw` makes them."""
+"""Every figure and table of the project: `manifest` lists them, `draw` and `tables` make them."""

@@ -5,7 +5,9 @@ Source: Motohashi and Yamauchi, Fig. 1 (a) and (b); He et al. 2016, Fig. 5.
 
 from collections.abc import Sequence
 
+import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Circle, FancyBboxPatch
 
 _INK = "#222222"
@@ -13,6 +15,13 @@ _CONV = "#cfe2f3"  # light enough that black text reads on it, and told from whi
 _OTHER = "#f2f2f2"
 _BOX = (2.7, 0.62)  # width and height of a layer's box, in the units of the drawing
 _STEP = 1.12  # from the middle of a layer to the middle of the next
+
+
+def draw_blocks(_: pd.DataFrame, canvas: Canvas) -> None:
+    """Fig. 1: both blocks side by side; a scheme, drawn from no numbers."""
+    left, right = canvas.subplots(1, 2)
+    draw_basic_block(left)
+    draw_bottleneck_block(right)
 
 
 def draw_basic_block(axes: Axes, channels: int = 64) -> None:

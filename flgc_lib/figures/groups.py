@@ -6,10 +6,14 @@ Source: Motohashi and Yamauchi, Fig. 2 (a, b) and section 3.
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
 from torch import Tensor
+from torch.nn import functional as F
 
+from flgc_lib.figures import worked_example
 from flgc_lib.figures.styles import group_colour
 from flgc_lib.grouping import duplicates, membership, thresholds
 from flgc_lib.layers import Score
@@ -160,6 +164,30 @@ def draw_row(S: Tensor, channel: int, axes: Axes, *, top_k: int = 3, score: Scor
     axes.set_xticks(groups, [str(g) for g in groups])
     axes.set_xlabel("group g")
     axes.set_ylabel(f"{'logit S' if score == 'logit' else 'softmax of S'}, channel {channel} (no unit)")
+
+
+def draw_example_groups(_: pd.DataFrame, canvas: Canvas) -> None:
+    """Fig. 2, redrawn with the worked example: (a) fixed groups, (b) learned ones."""
+    S, T = worked_example.S, worked_example.T
+    fixed = [F.one_hot(torch.arange(n) * 2 // n, 2).bool() for n in (len(S), len(T))]
+    titles = {"(a) fixed when the network is built": fixed, "(b) learned": [membership(S), membership(T)]}
+    for axes, (title, (inputs, filters)) in zip(canvas.subplots(1, 2), titles.items(), strict=True):
+        draw_groups(inputs, filters, axes)
+        axes.set_title(title, fontsize=9)
+
+
+def draw_example_rule(_: pd.DataFrame, canvas: Canvas) -> None:
+    """The rule on the worked example."""
+    draw_duplication(worked_example.S, canvas.subplots())
+
+
+def draw_example_masks(_: pd.DataFrame, canvas: Canvas) -> None:
+    """M of the worked example, without the rule and with it."""
+    members, filters = membership(worked_example.S), membership(worked_example.T)
+    titles = {"FLGC": members, "with the rule": members | duplicates(worked_example.S, members)}
+    for axes, (title, inputs) in zip(canvas.subplots(1, 2), titles.items(), strict=True):
+        draw_mask(inputs, filters, axes)
+        axes.set_title(title, fontsize=9)
 
 
 def _spread(count: int) -> np.ndarray:

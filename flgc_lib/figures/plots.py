@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from flgc_lib.figures.styles import COLOURS, LINES, MARKERS, STYLES
+from flgc_lib.figures.styles import COLOURS, LINES, MARKERS, STYLES, look
 from flgc_lib.methods import METHODS
 
 
@@ -72,9 +72,9 @@ def draw_rule_choices(numbers: pd.DataFrame, canvas: Canvas) -> None:
         for order, ((score, when), cells) in enumerate(choices):
             cells = cells[cells["groups"] == g]
             cells = cells.assign(top_k=cells["top_k"] + 0.15 * (order - (len(choices) - 1) / 2))
-            style = {"color": COLOURS[order], "marker": MARKERS[order], "linestyle": LINES[order]}
-            _errorbar(column[0], cells, "top_k", "accuracy", label=f"{score}, {when}", **style)
-            column[1].plot(cells["top_k"], cells["copies"], label=f"{score}, {when}", **style)
+            style = {"label": f"{score}, {when}"} | look(order)
+            _errorbar(column[0], cells, "top_k", "accuracy", **style)
+            column[1].plot(cells["top_k"], cells["copies"], **style)
         column[0].set_title(f"G = {g}", fontsize="small")
         column[1].set_xticks(sorted(numbers["top_k"].unique()))
         column[1].set_xlabel("k of the rule")

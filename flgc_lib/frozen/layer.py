@@ -116,6 +116,14 @@ class FrozenConv2d(nn.Module):
         order: tuple[Form, ...] = ("indirect", "equal", "loop", "matmul", "dense")
         return [form for form in order if offered[form]]
 
+    def connections(self) -> int:
+        """Weights that connect something: all of them."""
+        return self.weight.numel()
+
+    def inference_parameters(self) -> int:
+        """Numbers of the trained layer, and of the norm that was folded into it, that inference needs."""
+        return self.weight.numel() + self.bias.numel() + self.plan.folded
+
     def group_weights(self) -> list[Tensor]:
         """Views of `weight`: one (filters(g), inputs(g), kh, kw) a group."""
         sizes = zip(self.plan.group_inputs, self.plan.group_filters, strict=True)

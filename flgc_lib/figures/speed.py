@@ -1,0 +1,53 @@
+"""The benchmark's figure: how many times faster than the dense network each candidate is."""
+
+from pathlib import Path
+from typing import cast
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+
+from flgc_lib.bench import report
+from flgc_lib.bench.candidates import BASELINE
+from flgc_lib.figures.styles import LINES, look
+
+_COLUMNS = ["stem", "batch", "threads", "candidate", "groups", "mmacs", "milliseconds", "times_faster"]
+
+
+def speed(results: Path) -> pd.DataFrame:
+    """What the figure shows of the benchmark's records."""
+    return report.read(results).filter(_COLUMNS)
+
+
+def draw_speed(numbers: pd.DataFrame, canvas: Canvas) -> None:
+    """Times faster than dense against the number of groups, a panel for each combination, with what MACs promise."""
+    candidates = sorted(numbers["candidate"][numbers["groups"] > 1].unique())
+    styles = {name: look(order, LINES[:3]) for order, name in enumerate(candidates)}  # dots are for the promise
+    cases = list(numbers.groupby(["stem", "batch", "threads"], sort=True))
+    panels = canvas.subplots(-(-len(cases) // 2), 2, squeeze=False).ravel()
+    for axes, (case, rows) in zip(panels, cases, strict=False):
+        stem, batch, threads = cast(tuple[str, int, int], case)
+        for name, style in styles.items():
+            line = rows[rows["candidate"] == name].sort_values("groups")
+            axes.plot(line["groups"], line["times_faster"], label=name, markersize=4, **style)
+        dense = rows[rows["candidate"] == BASELINE]["mmacs"].iloc[0]
+        promised = rows[rows["candidate"] == "grouped frozen"].sort_values("groups")
+        promise = {"label": "MACs of equal groups", "color": "0.5", "linestyle": ":"}
+        axes.plot(promised["groups"], dense / promised["mmacs"], **promise)
+        axes.axhline(1, color="0.5", linewidth=0.8)
+        _log_axes(axes, sorted(numbers["groups"][numbers["groups"] > 1].unique()))
+        axes.set_title(f"{stem}, {report.load(batch, threads)}", fontsize="small")
+    for axes in panels[len(cases) :]:
+        axes.set_axis_off()
+    handles, labels = panels[0].get_legend_handles_labels()
+    canvas.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="small", frameon=False)
+
+
+def _log_axes(axes: Axes, groups: list[int]) -> None:
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    axes.set_xticks(groups)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
+    axes.set_xlabel("groups G")
+    axes.set_ylabel("times faster than dense")
