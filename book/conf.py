@@ -6,6 +6,13 @@ from pathlib import Path
 
 import sphinx.application
 
+from flgc_lib.experiment.analysis import of_grid
+RESULTS = "data/results"
+from flgc_lib.figures import explorer
+
+REPOSITORY = Path(__file__).parents[1]
+STATIC = REPOSITORY / "build" / "book-static"
+
 project = "Learned group convolution"
 author = "The maintainers of flgc-lib"
 release = version = metadata.version("flgc-lib")
@@ -39,7 +46,7 @@ napoleon_use_ivar = True
 
 html_theme = "sphinx_book_theme"
 html_title = project
-html_static_path = ["_static"]
+html_static_path = ["_static", "../build/book-static"]
 html_css_files = ["book.css"]
 html_copy_source = False
 html_show_sourcelink = False
@@ -68,6 +75,23 @@ def run_this_yourself(
         context["body"] = re.sub(r"</h1>", lambda found: found[0] + note, str(context["body"]), count=1)
 
 
+def explore(app: sphinx.application.Sphinx) -> None:
+    """Writes what the explorer's page loads: D3, the script, and the chosen runs from the records."""
+    STATIC.mkdir(parents=True, exist_ok=True)
+    results = REPOSITORY / RESULTS
+    small, learn = (of_grid(name, results).runs for name in ("small", "learn"))
+    chosen = [
+        small[small["method"].isin(["flgc", "flgc-dup"]) & small["groups"].isin([8, 16]) & (small["seed"] == 0)],
+        learn[(learn["method"] == "flgc") & (learn["soft_start"] > 0) & (learn["seed"] == 0)],  # many channels move
+    ]
+    names = [run for table in chosen for run in table["run"]]
+    runs = [explorer.worked_example(), *(explorer.recorded(results, run) for run in names)]
+    (STATIC / "explorer-data.js").write_text(explorer.script(runs), encoding="utf-8")
+    for name in (explorer.LIBRARY, "explorer.js"):
+        (STATIC / name).write_text(explorer.asset(name), encoding="utf-8")
+
+
 def setup(app: sphinx.application.Sphinx) -> None:
-    """Hooks the note in."""
+    """Hooks both in."""
+    app.connect("builder-inited", explore)
     app.connect("html-page-context", run_this_yourself)
