@@ -6,16 +6,18 @@ Source: Wang et al. 2019, section 3.4: filters and channels are re-ordered after
 import torch
 from torch import Tensor, nn
 
+from flgc_lib.controls import ShuffledConv2d
 from flgc_lib.frozen.forms import Group, LayerPlan
 from flgc_lib.frozen.layer import FrozenConv2d
 from flgc_lib.layers import FLGConv2d
 
 
 def is_convertible(module: nn.Module) -> bool:
-    """Whether `from_convolution` can freeze the module: learned groups, or a plain zero-padded `nn.Conv2d`."""
+    """Whether `from_convolution` can freeze the module: learned groups, or a zero-padded `nn.Conv2d`, also shuffled."""
     if isinstance(module, FLGConv2d):
         return True
-    return type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str)
+    plain = type(module) in (nn.Conv2d, ShuffledConv2d)
+    return plain and module.padding_mode == "zeros" and not isinstance(module.padding, str)
 
 
 @torch.no_grad()
@@ -57,14 +59,16 @@ def from_convolution(conv: nn.Module, norm: nn.BatchNorm2d | None = None, *, rel
 
 
 def _members(conv: nn.Conv2d | FLGConv2d) -> list[tuple[Tensor, Tensor]]:
-    """(input channels, filters) of every group that has filters, as sorted indices."""
+    """(input channels, filters) of every group that has filters, as indices in the order of the weights."""
     device = conv.weight.device
     if isinstance(conv, FLGConv2d):
         A, B = conv.input_membership(), conv.filter_membership()  # (C, G), (N, G)
         return [(a.nonzero().flatten(), b.nonzero().flatten()) for a, b in zip(A.T, B.T, strict=True) if b.any()]
-    channels = torch.arange(conv.in_channels, device=device).chunk(conv.groups)
+    channels = torch.arange(conv.in_channels, device=device)
+    if isinstance(conv, ShuffledConv2d):
+        channels = channels.view(conv.groups, -1).T.flatten()  # what the shuffle puts at each place
     filters = torch.arange(conv.out_channels, device=device).chunk(conv.groups)
-    return list(zip(channels, filters, strict=True))
+    return list(zip(channels.chunk(conv.groups), filters, strict=True))
 
 
 def _affine(conv: nn.Conv2d | FLGConv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor]:

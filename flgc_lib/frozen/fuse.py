@@ -13,6 +13,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
+from flgc_lib.controls import ShuffledConv2d
 from flgc_lib.frozen.convert import from_convolution, is_convertible, read_order, release_order
 from flgc_lib.frozen.layer import FrozenConv2d
 from flgc_lib.layers import FLGConv2d
@@ -22,10 +23,10 @@ POINTWISE = nn.ReLU | nn.ReLU6 | nn.SiLU | nn.GELU | nn.Hardswish | nn.LeakyReLU
 
 
 class _Tracer(fx.Tracer):
-    """Keeps learned convolutions whole, as torch.fx keeps those of torch.nn."""
+    """Keeps learned and shuffled convolutions whole, as torch.fx keeps those of torch.nn."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, FLGConv2d) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, FLGConv2d | ShuffledConv2d) or super().is_leaf_module(m, module_qualified_name)
 
 
 def fuse(model: nn.Module) -> nn.Module:
