@@ -15,17 +15,17 @@ from torch.nn import functional as F
 
 from flgc_lib.convert import from_convolution, is_convertible, read_order, release_order
 from flgc_lib.frozen_layer import FrozenConv2d
-from flgc_lib.layers import FLGConv2d
+from flgc_lib.layers import FLGConv2d, ShuffledConv2d
 
 POINTWISE = nn.ReLU | nn.ReLU6 | nn.SiLU | nn.GELU | nn.Hardswish | nn.LeakyReLU | nn.ELU | nn.Sigmoid
 """They treat all channels alike, so that a channel order passes through."""
 
 
 class _Tracer(fx.Tracer):
-    """Keeps learned convolutions whole, as torch.fx keeps those of torch.nn."""
+    """Keeps learned and shuffled convolutions whole, as torch.fx keeps those of torch.nn."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, FLGConv2d) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, FLGConv2d | ShuffledConv2d) or super().is_leaf_module(m, module_qualified_name)
 
 
 def fuse(model: nn.Module) -> nn.Module:

@@ -250,7 +250,7 @@ def test_a_real_run_s_record_agrees_with_its_measurements(tiny, images, tmp_path
     settings = tiny()
     module = fit(settings, images, tmp_path / "run", device="cpu", progress=False)
     row, _ = record(settings)
-    write_record(tmp_path / "results", row, module.history, module.assignments)
+    write_record(tmp_path / "results", row, module.history, module.assignments, module.correct)
     monkeypatch.setattr(analysis, "grid", lambda name, data=None: [settings, Settings(seed=5)])
     result = of_grid("quick", tmp_path / "results")
     assert (len(result.runs), len(result.epochs), result.planned) == (1, 3, 2)
@@ -265,3 +265,8 @@ def test_a_real_run_s_record_agrees_with_its_measurements(tiny, images, tmp_path
         assert stored[f"{name}.inputs"][-1].tolist() == layer.input_membership().tolist()
     assert copies_by_layer(result)["copies"].sum() == last["copies"]
     assert result.groups("no such run") == {}
+    assert set(stored) == set(module.assignments)
+
+    row, _ = record(tiny(method="dense"))
+    write_record(tmp_path / "results", row, module.history, {}, module.correct)
+    assert result.groups(row["run"]) == {}, "which images are right is no assignment"

@@ -148,8 +148,10 @@ def test_learned_equal_groups_cost_what_grouped_convolutions_cost():
                 [c % 4 for c in range(module.in_channels)],
                 [n % 4 for n in range(module.out_channels)],
             )
-    grouped = resnet((1, 1, 1, 1), method="grouped", **options)
-    assert count(learned, (3, 32, 32)) == count(grouped, (3, 32, 32))
+    grouped = count(resnet((1, 1, 1, 1), method="grouped", **options), (3, 32, 32))
+    assert count(learned, (3, 32, 32)) == grouped
+    for method in ("equal", "shuffle"):
+        assert count(resnet((1, 1, 1, 1), method=method, **options), (3, 32, 32)) == grouped, method
 
 
 # Published numbers

@@ -58,6 +58,50 @@ def test_every_run_of_the_quick_grid_can_be_built():
         s.network()
 
 
+def test_the_power_grid_has_each_arm_as_often_as_the_protocol_says():
+    runs = grid("power")
+    assert {(s.depths, s.stem, s.where, s.epochs, s.hold_out, s.logit_learning_rate) for s in runs} == {
+        ((1, 1), "paper", "all", 15, 0, 0.003)
+    }
+    assert len({s.learning_rate for s in runs}) == 1
+    arms = {}
+    for s in runs:
+        assert s.assign_every == (50 if s.soft_start else 1)
+        stem = round(64 * s.width)
+        arms.setdefault((s.method, stem if s.method == "dense" else s.groups, s.soft_start), []).append(s.seed)
+    hard = [(m, 0.0) for m in ("grouped", "shuffle", "equal", "flgc", "flgc-dup")]
+    expected = {("dense", stem, 0.0): seeds for stem, seeds in ((64, 10), (19, 10), (25, 10), (33, 5))}
+    for g, seeds in ((16, 10), (8, 10), (4, 5)):
+        expected |= {(m, g, soft): seeds for m, soft in [*hard, ("equal", 0.5)]}
+        expected["cluster", g, 0.5] = 30 if g > 4 else 5
+    assert arms == {arm: list(range(seeds)) for arm, seeds in expected.items()}
+    first = [s.seed for s in runs if s.groups != 4 and s.width != 33 / 64]
+    assert first == sorted(first), "seed by seed"
+    assert 100 not in first
+
+
+@pytest.mark.parametrize("groups", [16, 8, 4])
+def test_the_thin_dense_net_of_the_power_grid_is_the_nearest_to_the_grouped_one(groups):
+    (grouped,) = (s for s in grid("power") if (s.method, s.groups, s.seed) == ("grouped", groups, 0))
+    wanted = count(grouped.network(), (3, 32, 32)).macs
+
+    def distance(stem):
+        thin = replace(grouped, method="dense", width=stem / 64)
+        return abs(count(thin.network(), (3, 32, 32)).macs - wanted)
+
+    nearest = min(range(1, 65), key=distance)
+    assert nearest / 64 in {s.width for s in grid("power") if s.method == "dense"}
+    assert distance(nearest) < 0.04 * wanted
+
+
+def test_the_rate_of_the_power_grid_is_tuned_on_another_seed_and_held_out_images():
+    tuned = grid("power-tune")
+    assert {(s.seed, s.hold_out, s.epochs, s.depths, s.where) for s in tuned} == {(100, 5000, 15, (1, 1), "all")}
+    assert {s.groups for s in tuned if s.method != "dense"} == {16}
+    assert {s.learning_rate for s in grid("power")} <= {s.learning_rate for s in tuned} == {0.1, 0.2, 0.4, 0.8}
+    assert {s.method for s in tuned} == {"dense", "equal", "flgc"}
+
+
 # One run
 
 

@@ -142,6 +142,8 @@ NETS = {
     "ring": {"method": "ring", "groups": 4, "where": "1x1"},
     "dense": {"method": "dense"},
     "grouped": {"method": "grouped", "groups": 4},
+    "shuffle": {"method": "shuffle", "groups": 4, "where": "all"},
+    "equal": {"method": "equal", "groups": 8, "where": "all"},
 }
 
 

@@ -8,7 +8,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from flgc_lib.grouping import connection_mask, membership, straight_through
-from flgc_lib.layers import ClusteredConv2d, FLGConv2d, RandomCopiesConv2d, RingConv2d, method_layer
+from flgc_lib.layers import (
+    ClusteredConv2d,
+    EqualConv2d,
+    FLGConv2d,
+    RandomCopiesConv2d,
+    RingConv2d,
+    ShuffledConv2d,
+    method_layer,
+)
 
 C, N = 12, 10  # neither is a multiple of 5 or 8
 
@@ -457,6 +465,57 @@ def test_controls_equal_their_gathered_convolutions(cls):
     torch.testing.assert_close(layer(batch()), gathered(layer, batch(), layer.weight))
 
 
+# Drawn groups of equal size, and the shuffle
+
+
+def test_equal_groups_are_a_permutation_of_the_grouped_convolution():
+    torch.manual_seed(0)
+    layer = EqualConv2d(12, 8, 3, 4, stride=2, padding=1)
+    channels, filters = (m.int().argmax(dim=1).argsort(stable=True) for m in memberships(layer))
+    ordinary = nn.Conv2d(12, 8, 3, 2, 1, groups=4, bias=False)
+    with torch.no_grad():
+        for n in range(8):
+            first = n // 2 * 3
+            ordinary.weight[n] = layer.weight[filters[n], channels[first : first + 3]]
+    x = batch(torch.float32)
+    torch.testing.assert_close(layer(x)[:, filters], ordinary(x[:, channels]))
+    layer(x).sum().backward()
+    assert layer.input_logits.grad is layer.filter_logits.grad is None
+
+
+def memberships(layer):
+    return layer.input_membership(), layer.filter_membership()
+
+
+def test_equal_groups_are_drawn_anew_in_every_layer_and_are_those_that_clusters_start_from():
+    torch.manual_seed(0)
+    first, second = EqualConv2d(16, 24, 3, 4), EqualConv2d(16, 24, 3, 4)
+    for members, others, size in zip(memberships(first), memberships(second), (4, 6), strict=True):
+        assert members.sum(dim=0).tolist() == [size] * 4
+        assert not torch.equal(members, others)
+    torch.manual_seed(0)
+    clusters = ClusteredConv2d(16, 24, 3, 4)
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, clusters.state_dict()[name]), name
+    torch.manual_seed(0)
+    assert torch.equal(first.weight, FLGConv2d(16, 24, 3, 4).weight)
+
+
+def test_the_shuffle_gives_every_group_channels_of_several_groups():
+    """Six channels in three groups of two, a transposed (3, 2) matrix: 0 2 | 4 1 | 3 5."""
+    torch.manual_seed(0)
+    layer = ShuffledConv2d(6, 9, 3, 2, 1, groups=3, bias=False)
+    x = batch(torch.float32, channels=6)
+    parts = [
+        F.conv2d(x[:, channels], layer.weight[3 * g : 3 * g + 3], None, 2, 1)
+        for g, channels in enumerate(([0, 2], [4, 1], [3, 5]))
+    ]
+    torch.testing.assert_close(layer(x), torch.cat(parts, dim=1))
+    last = x.contiguous(memory_format=torch.channels_last)
+    assert layer(last).is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(layer(last), layer(x))
+
+
 # Groups from the weights
 
 
@@ -517,6 +576,7 @@ def test_in_a_soft_start_weights_outside_count_in_part(learns):
     ("method", "cls", "top_k", "learns"),
     [
         ("random", FLGConv2d, None, False),
+        ("equal", EqualConv2d, None, False),
         ("flgc", FLGConv2d, None, True),
         ("flgc-dup", FLGConv2d, 2, True),
         ("flgc-randdup", RandomCopiesConv2d, 2, True),
@@ -535,10 +595,12 @@ def test_learned_methods(method, cls, top_k, learns):
     assert layer.weight.requires_grad
 
 
-@pytest.mark.parametrize(("method", "groups"), [("dense", 1), ("grouped", 4)])
-def test_ordinary_methods(method, groups):
+@pytest.mark.parametrize(
+    ("method", "cls", "groups"), [("dense", nn.Conv2d, 1), ("grouped", nn.Conv2d, 4), ("shuffle", ShuffledConv2d, 4)]
+)
+def test_ordinary_methods(method, cls, groups):
     layer = method_layer(method, 4)(16, 8, 3, 2, 1)
-    assert type(layer) is nn.Conv2d
+    assert type(layer) is cls
     assert (layer.in_channels, layer.out_channels, layer.groups) == (16, 8, groups)
     assert (layer.kernel_size, layer.stride, layer.padding, layer.bias) == ((3, 3), (2, 2), (1, 1), None)
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 from flgc_lib import experiments, records
+from flgc_lib.layers import UNMASKED
 from flgc_lib.records import (
     OF_LAST_EPOCH,
     RUN_COLUMNS,
@@ -60,6 +62,16 @@ def test_what_was_written_is_read_to_the_last_digit(tiny, record, results):
         assert rows[rows["run"] == settings.id].drop(columns="run").to_dict("records") == epochs
         assert settings_of(read) == settings
         assert read_groups(results, settings.id)["layer.copies"].tolist() == [groups, 0]
+
+
+def test_which_images_are_right_is_kept_also_for_nets_without_groups(tiny, record, tmp_path):
+    row, epochs = record(tiny(method="dense"))
+    correct = torch.arange(19) % 3 == 0
+    write_record(tmp_path, row, epochs, {}, correct)
+    arrays = read_groups(tmp_path, row["run"])
+    assert list(arrays) == ["correct"]
+    assert arrays["correct"].nbytes == 3
+    assert np.unpackbits(arrays["correct"], count=19).tolist() == correct.int().tolist()
 
 
 @pytest.mark.parametrize("value", [0.1 + 0.2, 1 / 3, 5e-324, 1.7976931348623157e308, 1e22, 123456789.123456789, 2.0])
@@ -319,6 +331,44 @@ def test_code_version_is_the_last_commit_of_the_library(tmp_path, monkeypatch):
     assert records.code_version() == f"{first[:12]}+changed"
 
 
+# The processor
+
+CPUINFO = """processor\t: {cpu}
+vendor_id\t: GenuineIntel
+cpu family\t: 6
+model\t\t: 143
+model name\t: Intel(R) Xeon(R) Processor
+stepping\t: 8
+microcode\t: 0x1
+power management:
+
+"""
+
+
+def test_a_processor_is_named_with_what_tells_its_kind(monkeypatch):
+    def name(content):
+        monkeypatch.setattr(records, "Path", lambda path: FakeFile(content))
+        return records.processor_name(torch.device("cpu"))
+
+    kind = "Intel(R) Xeon(R) Processor (family 6, model 143, stepping 8)"
+    assert name("".join(CPUINFO.format(cpu=cpu) for cpu in (0, 1))) == kind
+    assert name("processor\t: 0\nmodel name\t: POWER9\n") == "POWER9"
+    assert name("processor\t: 0\n") == name(None) == (platform.processor() or platform.machine())
+
+
+class FakeFile:
+    """Stands for /proc/cpuinfo, or for its absence."""
+
+    def __init__(self, content):
+        self.content = content
+
+    def exists(self):
+        return self.content is not None
+
+    def read_text(self):
+        return self.content
+
+
 # The committed records
 
 
@@ -352,10 +402,15 @@ def test_committed_runs_have_all_their_epochs(runs):
 def test_committed_runs_have_their_groups(runs):
     for row in runs.to_dict("records"):
         settings = settings_of(row)
-        if settings.method in ("dense", "grouped"):
-            assert not (COMMITTED / "groups" / f"{row['run']}.npz").exists()
+        stored = (COMMITTED / "groups" / f"{row['run']}.npz").exists()
+        arrays = read_groups(COMMITTED, row["run"]) if stored else {}
+        if (correct := arrays.pop("correct", None)) is not None:  # early runs do not have it
+            images = settings.hold_out or 10_000
+            assert len(correct) == -(-images // 8)
+            assert int(np.unpackbits(correct).sum()) / images == row["test_accuracy"], row["run"]
+        if settings.method in UNMASKED:
+            assert not arrays
             continue
-        arrays = read_groups(COMMITTED, row["run"])
         assert arrays["snapshots"].tolist() == [0, (row["epochs"] + 1) // 2, row["epochs"]]
         shape = replace(settings, method="flgc", seed=0, groups=1, epochs=1, batch=1, copy_time="training")
         names = layers_of(shape)

@@ -11,7 +11,7 @@ from torch import nn
 from flgc_lib.layers import FLGConv2d, RandomCopiesConv2d, RingConv2d, method_layer
 from flgc_lib.resnet import BasicBlock, Bottleneck, ResNet, embed, resnet, resnet50
 
-METHODS = ("dense", "grouped", "random", "flgc", "flgc-dup", "ring", "flgc-randdup")
+METHODS = ("dense", "grouped", "shuffle", "random", "equal", "flgc", "flgc-dup", "ring", "flgc-randdup")
 STEMS = ("paper", "cifar", "imagenet")
 
 
@@ -131,7 +131,7 @@ def test_the_method_reaches_every_layer(method, cls, trainable, top_k):
 
 def test_with_one_group_every_learned_method_is_the_dense_network():
     dense = randomise_norms(small()).eval()
-    for method in ("grouped", "random", "flgc", "flgc-dup", "ring", "flgc-randdup"):
+    for method in METHODS[1:]:
         model = small(method=method, groups=1)
         model.load_state_dict(dense.state_dict(), strict=False)
         torch.testing.assert_close(model.eval()(images()), dense(images()), rtol=1e-5, atol=1e-6, msg=method)

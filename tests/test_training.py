@@ -35,6 +35,7 @@ def same(one, other):
     """Equal to the last digit: measurements, assignments and weights."""
     assert history(one) == history(other)
     assert assignments(one) == assignments(other)
+    assert torch.equal(one.correct, other.correct)
     for (name, a), b in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
 
@@ -113,6 +114,7 @@ def test_dense_has_one_id_for_all_groups():
         ({"copy_time": "never"}, "copy_time='never' must be one of .*post-hoc"),
         ({"soft_start": 1}, "soft_start=1.0 must be a share of the training: at least 0, less than 1"),
         ({"soft_start": 0.5, "method": "grouped"}, "soft_start=0.5 needs a method with a mask, not method='grouped'"),
+        ({"soft_start": 0.5, "method": "shuffle"}, "soft_start=0.5 needs a method with a mask, not method='shuffle'"),
         ({"method": "cluster"}, "method='cluster' finds its groups in a soft start: give soft_start"),
         ({"method": "flgc", "copy_time": "post-hoc"}, "it needs method='flgc-dup' or 'cluster-dup', not 'flgc'"),
     ],
@@ -126,7 +128,10 @@ def test_the_network_is_drawn_from_the_seed(tiny):
     one, again, other = (tiny(seed=seed).network().state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(one[name], again[name]) for name in one)
     assert not torch.equal(one["conv1.weight"], other["conv1.weight"])
-    for method in ("flgc", "random"):  # the learned methods start from the same weights and groups
+    for method in (
+        "flgc",
+        "random",
+    ):  # the methods that learn, or do not learn what they drew, start from the same weights and groups
         start = tiny(method=method, seed=0).network().state_dict()
         assert all(torch.equal(one[name], start[name]) for name in one)
 
@@ -134,7 +139,7 @@ def test_the_network_is_drawn_from_the_seed(tiny):
 # Optimisers
 
 
-@pytest.mark.parametrize("method", ["dense", "grouped", "random", "flgc", "flgc-dup", "ring"])
+@pytest.mark.parametrize("method", ["dense", "grouped", "shuffle", "random", "equal", "flgc", "flgc-dup", "ring"])
 def test_every_trainable_parameter_is_in_exactly_one_group(tiny, method):
     model = tiny(method=method).network()
     names = {id(p): name for name, p in model.named_parameters()}
@@ -223,7 +228,7 @@ def test_logits_are_updated_every_so_many_steps_also_in_a_resumed_run(tiny, imag
     same(finish(settings, images, tmp_path / "resumed"), whole)
 
 
-@pytest.mark.parametrize("method", ["flgc", "random", "cluster-dup"])
+@pytest.mark.parametrize("method", ["flgc", "random", "equal", "cluster-dup"])
 def test_a_soft_start_ends_and_groups_stay_after_it(tiny, images, tmp_path, monkeypatch, method):
     settings, softness, changed = tiny(method=method, soft_start=0.5, assign_every=2, logit_learning_rate=1.0), [], []
     step = Classifier.training_step
@@ -240,7 +245,7 @@ def test_a_soft_start_ends_and_groups_stay_after_it(tiny, images, tmp_path, monk
         whole = finish(settings, images, tmp_path / "whole")
     for i, values in enumerate(softness):
         assert values == pytest.approx([max(0, 1 - i / 7.5)] * len(values))
-    assert any(changed[:8]) is (method != "random")
+    assert any(changed[:8]) is (method not in ("random", "equal"))
     assert not any(changed[8:])
     assert not any(changed[1::2]), "groups changed in a step in which they must not"
     assert (column(whole, "copies")[-1] > 0) is (method == "cluster-dup")
@@ -407,7 +412,10 @@ def test_measurements_are_those_of_the_whole_test_set(tiny, trained, images):
     with torch.no_grad():
         logits = torch.cat([trained.model.eval()(image[None]) for image in x])
     loss = nn.functional.cross_entropy(logits, images.test_labels)
-    assert trained.history[-1]["test_accuracy"] == (logits.argmax(1) == images.test_labels).sum().item() / 40
+    right = logits.argmax(1) == images.test_labels
+    assert trained.correct.tolist() == right.tolist()
+    assert 0 < right.sum() < 40
+    assert trained.history[-1]["test_accuracy"] == right.sum().item() / 40
     assert trained.history[-1]["test_loss"] == pytest.approx(loss.item(), rel=1e-5)
 
 
@@ -415,7 +423,27 @@ def test_test_images_are_counted_beyond_one_batch(tiny, images, tmp_path, monkey
     monkeypatch.setattr(training, "EVALUATION_BATCH", 7)  # 40 images: five batches and five images
     module = finish(tiny(), images, tmp_path)
     assert column(module, "test_accuracy") == column(trained, "test_accuracy")
+    assert torch.equal(module.correct, trained.correct)
     assert column(module, "test_loss") == pytest.approx(column(trained, "test_loss"))
+
+
+def test_hits_of_several_devices_lie_in_the_order_of_the_images(tiny, images, trained, monkeypatch):
+    """Each device writes those of its own images, the others' stay 0, and the sum is what one device finds."""
+    monkeypatch.setattr(training, "EVALUATION_BATCH", 7)  # 40 images on two devices: 14, 14 and 12
+    hits = torch.zeros(40, dtype=torch.int32)
+    for rank in (0, 1):
+        place = SimpleNamespace(global_rank=rank, world_size=2)
+        with monkeypatch.context() as patch:
+            patch.setattr(Classifier, "trainer", place)
+            module = Classifier(tiny(), images)
+            module.load_state_dict(trained.state_dict())
+            module.eval().on_validation_epoch_start()
+            with torch.no_grad():
+                for index, batch in enumerate(module.val_dataloader()):
+                    module.validation_step(batch, index)
+        assert not module._hits[1 - rank :: 2].any()
+        hits += module._hits
+    assert hits.bool().tolist() == trained.correct.tolist()
 
 
 def test_train_loss_is_the_mean_over_the_steps(tiny, images, tmp_path, monkeypatch):
@@ -511,7 +539,7 @@ def test_flgc_moves_and_random_never_does(tiny, trained, images, tmp_path):
     assert len(set(column(random, "largest_logit"))) == 1
 
 
-@pytest.mark.parametrize("method", ["dense", "grouped"])
+@pytest.mark.parametrize("method", ["dense", "grouped", "shuffle"])
 def test_nets_without_learned_groups_have_zeros_there(tiny, images, tmp_path, method):
     module = finish(tiny(method=method, epochs=1), images, tmp_path)
     row = module.history[0]
@@ -539,8 +567,11 @@ def test_post_hoc_copies_are_made_in_the_network_that_was_trained_without(tiny, 
     assert module.outcome["copies"] == copies > 0
     module.eval()
     with torch.no_grad():
-        hits = sum(int((module(x).argmax(dim=1) == y).sum()) for x, y in module.val_dataloader())
-    assert module.outcome["test_accuracy"] == hits / len(images.test_labels)
+        hits = torch.cat([module(x).argmax(dim=1) == y for x, y in module.val_dataloader()])
+    assert module.outcome["test_accuracy"] == int(hits.sum()) / len(images.test_labels)
+    module.correct = flgc.correct.logical_not()
+    module.copy_post_hoc(settings.top_k, settings.score)  # once more, which changes nothing else
+    assert module.correct.tolist() == hits.tolist()
     assert module.assignments["snapshots"] == flgc.assignments["snapshots"]
     assert {key: len(values) for key, values in module.assignments.items()} == {
         key: len(values) for key, values in flgc.assignments.items()
