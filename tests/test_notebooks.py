@@ -12,6 +12,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 from nbformat import v4
 from nbval.plugin import get_sanitize_patterns
 
@@ -457,6 +458,17 @@ def test_the_mode_decides_the_amount_and_must_be_known(monkeypatch, capsys):
     monkeypatch.setenv("FLGC_MODE", "quick")
     with pytest.raises(ValueError, match="FLGC_MODE='quick' must be one of smoke, standard, full"):
         course.mode()
+
+
+def test_a_claim_of_equality_is_said_or_refused_with_what_was_expected(capsys):
+    course.agree("a and b", torch.zeros(2), torch.full((2,), 1e-9))
+    assert capsys.readouterr().out == "a and b: equal\n"
+    with pytest.raises(AssertionError, match=r"a and b should be equal up to 1e-06, but differ by up to 0\.5"):
+        course.agree("a and b", torch.zeros(2), torch.tensor([0.0, 0.5]))
+    with pytest.raises(AssertionError, match="differ by up to nan"):
+        course.agree("a and b", torch.zeros(1), torch.tensor([torch.nan]))
+    with pytest.raises(AssertionError, match=r"the same shape, but have \(2,\) and \(1,\)"):
+        course.agree("a and b", torch.zeros(2), torch.zeros(1))
 
 
 def test_an_unknown_number_is_refused():
