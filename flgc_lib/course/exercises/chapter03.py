@@ -110,7 +110,7 @@ def exercise_3(answer: object) -> str:
 
 def exercise_4(answer: object) -> str:
     """A penalty that balances the groups."""
-    hint = "`imbalance` returns nothing yet: it takes S and returns one number, 0 when groups are equal."
+    hint = "`imbalance` returned nothing yet: it takes S and returns one number, 0 when groups are equal"
     student, generator = Student(answer, "imbalance", hint), torch.Generator().manual_seed(0)
     sharp = 20 * torch.eye(4).repeat(2, 1)
     cyclic = torch.stack([torch.randn(5, generator=generator)] * 5)

@@ -14,7 +14,7 @@ SMALL = torch.tensor([[1.2, 0.9], [0.8, 0.1], [0.6, 0.5], [0.3, 1.0], [0.2, 0.4]
 
 def exercise_1(answer: object) -> str:
     """The copies of a small S by hand."""
-    filled(answer, "`copies` is still `...`: write a set of pairs (channel, group), for example {(4, 0), (5, 0)}.")
+    filled(answer, "`copies` is still `...`: write a set of pairs (channel, group), for example {(4, 0), (5, 0)}")
     given = _pairs(answer)
     members, tau = membership(SMALL), thresholds(SMALL, membership(SMALL), 3)
     wanted = {(int(c), int(g)) for c, g in duplicates(SMALL, members, 3).nonzero()}
@@ -87,7 +87,7 @@ def _copies_there(student: Student, S: Tensor, c: int, g: int, k: int) -> None:
 
 def exercise_3(answer: object) -> str:
     """The smallest k that copies enough."""
-    hint = "`smallest_k` returns nothing yet: try k = 1, 2, 3, … and count the copies each time."
+    hint = "`smallest_k` returned nothing yet: try k = 1, 2, 3, … and count the copies each time"
     student, generator = Student(answer, "smallest_k", hint), torch.Generator().manual_seed(0)
     cases = 0
     while cases < 12:
@@ -114,7 +114,7 @@ def exercise_3(answer: object) -> str:
 
 def exercise_4(answer: object) -> str:
     """Copies that a learnable τ feels."""
-    hint = "`soft_copies` returns nothing yet: it takes S, members and τ, and returns a tensor of shape (C, G)."
+    hint = "`soft_copies` returned nothing yet: it should return a tensor of shape (C, G)"
     student, generator = Student(answer, "soft_copies", hint), torch.Generator().manual_seed(0)
     for C, G in ((12, 4), (6, 2), (9, 3)):
         S = torch.randn(C, G, generator=generator)
