@@ -31,17 +31,18 @@ def exercise_1(answer: object) -> str:
         "and columns by the same formula with the width."
     )
     shown = [(3, 8, 3, 32, 32, 1, 1), (16, 4, 1, 8, 8, 2, 0), (3, 8, 7, 32, 32, 2, 3), (5, 6, 3, 12, 9, 2, 1)]
-    for C, N, k, height, width, stride, padding in (*shown, *(_convolution(generator) for _ in range(8))):
+    cases = [*shown, *(_convolution(generator) for _ in range(8))]
+    for C, N, k, height, width, stride, padding in cases:
         layer = nn.Conv2d(C, N, k, stride, padding, bias=False)
         wanted = tuple(cost.count(layer, (C, height, width)))
         mistakes = {
             "the two are exchanged: (parameters, MACs).": wanted[::-1],
-            "you count a bias of N numbers; this convolution has none.": (wanted[0] + N, wanted[1]),
+            "that has N numbers more, as with a bias; this convolution has none.": (wanted[0] + N, wanted[1]),
             "a MAC is one multiplication with its addition, and counts once.": (wanted[0], 2 * wanted[1]),
             "the MACs are those for an output as large as the input.": (wanted[0], wanted[0] * height * width),
         }
         student.gives((C, N, k, height, width, stride, padding), wanted, why, mistakes)
-    return "parameters and MACs agree with flgc_lib.cost for 13 convolutions, strides and padding too."
+    return f"parameters and MACs agree with flgc_lib.cost for {len(cases) + 1} convolutions, strides and padding too."
 
 
 def _convolution(generator: torch.Generator) -> tuple[int, int, int, int, int, int, int]:
@@ -127,7 +128,9 @@ def _is_projection(student: Student, in_channels: int, out_channels: int, stride
     if module is None:
         raise NotYet(f"{case} you return None, but x cannot be added to F(x): their shapes differ.")
     if not isinstance(module, nn.Module):
-        raise NotYet(f"{case} you return {show(module)}; return a module, for example nn.Sequential(convolution, norm).")
+        raise NotYet(
+            f"{case} you return {show(module)}; return a module, for example nn.Sequential(convolution, norm)."
+        )
     convolutions = [m for m in module.modules() if isinstance(m, nn.Conv2d)]
     norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
     if [m.kernel_size for m in convolutions] != [(1, 1)] or convolutions[0].groups != 1:
@@ -156,12 +159,18 @@ class _NoConvolution(TorchFunctionMode):
     """Refuses every convolution of torch, by whatever name it is called."""
 
     def __torch_function__(
-        self, function: Callable[..., Any], types: object, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        function: Callable[..., Any],
+        types: object,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
         """Refuses, or goes on."""
         name = getattr(function, "__name__", str(function))
         if "conv" in name:
-            raise NotYet(f"you called {name}; here the point is to do without: F.unfold, one matrix product, a reshape.")
+            raise NotYet(
+                f"you called {name}; here the point is to do without: F.unfold, one matrix product, a reshape."
+            )
         return function(*args, **(kwargs or {}))
 
 
@@ -173,7 +182,8 @@ def exercise_4(answer: object) -> str:
     )
     student, generator = Student(answer, "conv_by_matmul", hint), torch.Generator().manual_seed(0)
     shown = [(3, 5, k, 8, 7, stride, padding) for k in (1, 3) for stride in (1, 2) for padding in (0, 1)]
-    for C, N, k, height, width, stride, padding in (*shown, *(_convolution(generator) for _ in range(8))):
+    cases = [*shown, *(_convolution(generator) for _ in range(8))]
+    for C, N, k, height, width, stride, padding in cases:
         x = torch.randn(2, C, height, width, generator=generator)
         weight = torch.randn(N, C, k, k, generator=generator)
         wanted = F.conv2d(x, weight, stride=stride, padding=padding)
@@ -190,4 +200,4 @@ def exercise_4(answer: object) -> str:
         if not agree(given, wanted):
             apart = float((given.double() - wanted.double()).abs().max())
             raise NotYet(f"{called} has the right shape, but values differ by up to {apart:.2f}: {why}")
-    return "16 convolutions, each one matrix product: N · (C k²) · (H' W') multiply-accumulates, as counted."
+    return f"{len(cases)} convolutions, each one matrix product: N · (C k²) · (H' W') multiply-accumulates, as counted."

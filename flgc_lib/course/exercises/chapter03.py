@@ -43,7 +43,7 @@ def exercise_2(answer: object) -> str:
     hint = "`steps_until_move` returns nothing yet: take steps in a loop, and count them until the argmax is another."
     student, generator = Student(answer, "steps_until_move", hint), torch.Generator().manual_seed(0)
     shown = [(torch.tensor(s), torch.tensor([1.0, 0.0]), 1.0) for s in ([0.5, 0.0], [2.0, 0.0], [4.0, 0.0])]
-    hidden = []
+    hidden: list[tuple[Tensor, Tensor, float]] = []
     while len(hidden) < 12:
         G = draw(2, 6, generator)
         s, u = 2 * torch.randn(G, generator=generator), torch.randn(G, generator=generator)
@@ -52,17 +52,17 @@ def exercise_2(answer: object) -> str:
         if sure and steps is not None and steps < 500:
             hidden.append(case)
     for s, u, rate in shown + hidden:
-        wanted = _steps(s, u, rate)[0]
+        wanted = _steps(s, u, rate)[0] or 0  # of these cases every one moves
         mistakes = {
             "that is one step off: count a step when it is taken, and look at the argmax after it.": wanted - 1,
-            "one step more than needed: look at the argmax before the next step is taken.": wanted + 1,
-            "you move along u, not along the straight-through gradient p (u - Σ p u).": _steps(s, u, rate, plain=True)[0],
+            "one step more than needed: look at the argmax before each step.": wanted + 1,
+            "that is for steps along u itself, not along p (u - Σ p u).": _steps(s, u, rate, plain=True)[0],
         }
         why = f"from there p (u - Σ p u) moves the argmax from group {int(s.argmax())} after {wanted} steps."
         student.gives((s, u, rate), wanted, why, mistakes, nothing=True)
-    for s, u in (([2.0, 0.0, 1.0], [-1.0, 0.0, 1.0]), ([0.0, 1.0], [0.5, -0.5])):
+    for start, pull in (([2.0, 0.0, 1.0], [-1.0, 0.0, 1.0]), ([0.0, 1.0], [0.5, -0.5])):
         why = "the channel is in the group with the smallest u already; its own logit rises the most, for ever."
-        student.gives((torch.tensor(s), torch.tensor(u), 1.0), None, why)
+        student.gives((torch.tensor(start), torch.tensor(pull), 1.0), None, why)
     return "A sure channel hardly feels the loss: its gradient has the factor p (1 - p), and fades as p nears 1."
 
 
@@ -84,7 +84,9 @@ def _steps(s: Tensor, u: Tensor, rate: float, *, plain: bool = False) -> tuple[i
 
 def exercise_3(answer: object) -> str:
     """Group sizes with the fewest connections."""
-    hint = "`cheapest` returns `...` yet: two lists of G sizes, channels and filters; begin with G = 2 and small numbers."
+    hint = (
+        "`cheapest` returns `...` yet: two lists of G sizes, channels and filters; begin with G = 2 and small numbers."
+    )
     student, generator = Student(answer, "cheapest", hint), torch.Generator().manual_seed(0)
     shown = [(4, 4, 2), (32, 32, 4), (6, 4, 1), (5, 5, 5)]
     hidden = [(G + draw(0, 20, generator), G + draw(0, 20, generator), G) for G in (1, 2, 3, 5, 8)]
@@ -95,7 +97,9 @@ def exercise_3(answer: object) -> str:
         if sizes.shape != (2, G):
             raise NotYet(f"{called} should give two lists of {G} sizes; yours is {show(pair)}.")
         if bool((sizes < 1).any()) or not torch.equal(sizes, sizes.round()):
-            raise NotYet(f"{called} gives {show(pair)}: every group has a whole number of channels and filters, at least 1.")
+            raise NotYet(
+                f"{called} gives {show(pair)}: every group has a whole number of channels and filters, at least 1."
+            )
         for total, row, what in ((C, sizes[0], "channels"), (N, sizes[1], "filters")):
             if int(row.sum()) != total:
                 raise NotYet(f"{called} gives {show(pair)}: these are {int(row.sum())} {what}, not {total}.")
@@ -125,9 +129,10 @@ def exercise_4(answer: object) -> str:
     for S in (same_mean, *pulled):
         share = S.softmax(dim=1).mean(dim=0)
         called = student.called(S)
-        if number(student(S), called) < 1e-6:
+        value = number(student(S), called)
+        if not value > 1e-6:
             raise NotYet(
-                f"{called} gives {number(student(S), called):.3g}, but must be above 0: the groups' expected shares are {show(share)}, "
+                f"{called} gives {value:.3g}, but must be above 0: the groups' expected shares are {show(share)}, "
                 "the mean of the channels' softmax (not of their logits)."
             )
     for S in pulled:

@@ -38,12 +38,16 @@ def exercise_1(answer: object) -> str:
 def _pairs(answer: object) -> set[tuple[int, int]]:
     """Pairs in any form: a set, list or array of pairs."""
     if not isinstance(answer, Iterable) or isinstance(answer, (str, dict)):
-        raise NotYet(f"`copies` is {show(answer)}; write a set of pairs (channel, group), for example {{(4, 0), (5, 0)}}.")
+        raise NotYet(
+            f"`copies` is {show(answer)}; write a set of pairs (channel, group), for example {{(4, 0), (5, 0)}}."
+        )
     pairs = read(list(answer), "`copies`")
     if pairs.numel() == 0:
         return set()
     if pairs.ndim != 2 or pairs.shape[1] != 2 or not torch.equal(pairs, pairs.round()):
-        raise NotYet(f"`copies` is {show(answer)}; write a set of pairs (channel, group), for example {{(4, 0), (5, 0)}}.")
+        raise NotYet(
+            f"`copies` is {show(answer)}; write a set of pairs (channel, group), for example {{(4, 0), (5, 0)}}."
+        )
     return {(int(c), int(g)) for c, g in pairs.tolist()}
 
 
@@ -62,7 +66,9 @@ def exercise_2(answer: object) -> str:
             hidden.append((S, c, g, k))
     for S, c, g, k in (*shown, empty, *hidden):
         _copies_there(student, S, c, g, k)
-    return "Only a channel whose own logit beats τ(g) can be copied into g: the rule favours what is wanted much anyway."
+    return (
+        "Only a channel whose own logit beats τ(g) can be copied into g: the rule favours what is wanted much anyway."
+    )
 
 
 def _copies_there(student: Student, S: Tensor, c: int, g: int, k: int) -> None:
@@ -107,8 +113,12 @@ def exercise_3(answer: object) -> str:
             raise NotYet(f"{called} gives {given:g}; k is a whole number from 1 to C = {C}.")
         copies, need = counts[int(given) - 1], f"{share:.4g} · {C} = {share * C:g} are needed"
         if copies >= least:
-            raise NotYet(f"{called}: k = {given:g} makes {copies} copies, and {need}; but a smaller k is enough already.")
-        raise NotYet(f"{called}: k = {given:g} makes only {copies} copies, and {need}; k may be larger than G, up to C.")
+            raise NotYet(
+                f"{called}: k = {given:g} makes {copies} copies, and {need}; but a smaller k is enough already."
+            )
+        raise NotYet(
+            f"{called}: k = {given:g} makes only {copies} copies, and {need}; k may be larger than G, up to C."
+        )
     return "A larger k averages over weaker members, lowers τ and copies more: k is the knob of the rule's generosity."
 
 
