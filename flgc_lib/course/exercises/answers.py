@@ -153,18 +153,31 @@ def number(value: object, what: str) -> float:
     return float(found)
 
 
+def whole(value: object, what: str) -> Tensor:
+    """Whole numbers in any form, int64.
+
+    Raises:
+        NotYet: if one has a fraction, or is infinite or no number.
+    """
+    found = read(value, what)
+    if not bool(found.isfinite().all()) or not torch.equal(found, found.round()):
+        raise NotYet(f"{what} gives {show(value)}, where whole numbers are wanted.")
+    return found.long()
+
+
 def agree(given: Tensor, wanted: object) -> bool:
     """Whether two values are equal, up to the rounding of the given one's type; a single number may have axes."""
     target = read(wanted, "")
     given = given.reshape(()) if target.ndim == 0 and given.numel() == 1 else given
     if given.shape != target.shape:
         return False
-    whole = bool((target == target.round()).all())  # counts and memberships are right or wrong
     epsilon = torch.finfo(given.dtype).eps
-    tolerance = max(1e-9, 2 * epsilon) if whole else max(1e-5, 8 * epsilon)
-    finite = target[target.isfinite()].abs()
-    scale = 1.0 if whole or not len(finite) else max(1.0, float(finite.max()))
-    return torch.allclose(given.double(), target.double(), rtol=10 * tolerance, atol=tolerance * scale)
+    if torch.equal(target, target.round()):  # counts and memberships are right or wrong
+        relative, absolute = max(1e-12, 4 * epsilon), max(1e-9, 4 * epsilon)
+    else:
+        relative = max(1e-4, 80 * epsilon)
+        absolute = relative / 10 * max(1.0, float(target[target.isfinite()].abs().max()))
+    return torch.allclose(given.double(), target.double(), rtol=relative, atol=absolute)
 
 
 def show(value: object) -> str:

@@ -179,6 +179,9 @@ def step_4_1(answer: object) -> str:
         A = membership(S)
         best = S.masked_fill(~A, -torch.inf)
         mistakes = {
+            "a group without members has τ = +∞, so that it imports nothing.": thresholds(S, A, k).masked_fill(
+                ~A.any(dim=0), -torch.inf
+            ),
             "that is the mean over all members; only the k best count.": thresholds(S, A, len(S)),
             "that is the largest score; τ is the mean of the k largest.": best.amax(dim=0),
             "that is the k-th largest score; τ is the mean of the k largest.": best.topk(min(k, len(S)), dim=0).values[
@@ -187,9 +190,6 @@ def step_4_1(answer: object) -> str:
             "τ looks at members only: mask the others out with -inf.": S.topk(min(k, len(S)), dim=0).values.mean(dim=0),
             "a group with fewer than k members averages over those that it has.": torch.where(
                 A.sum(dim=0) >= k, thresholds(S, A, k), -torch.inf
-            ),
-            "a group without members has τ = +∞, so that it imports nothing.": thresholds(S, A, k).masked_fill(
-                ~A.any(dim=0), -torch.inf
             ),
         }
         why = f"it is the mean of each group's {k} best members, of all if there are fewer, +∞ if none."
@@ -231,6 +231,11 @@ def step_4_3(answer: object) -> str:
 
 
 def _random_scores(generator: torch.Generator, count: int) -> list[tuple[Tensor, int]]:
-    """S and k, some groups smaller than k, and some empty."""
-    sizes = [(draw(4, 16, generator), draw(1, 6, generator), draw(1, 6, generator)) for _ in range(count)]
-    return [(torch.randn(C, G, generator=generator), k) for C, G, k in sizes]
+    """S and k, some groups smaller than k, and some empty; what is copied depends on k."""
+    cases: list[tuple[Tensor, int]] = []
+    while len(cases) < count:
+        S, k = torch.randn(draw(4, 16, generator), draw(2, 6, generator), generator=generator), draw(1, 6, generator)
+        copies = [duplicates(S, membership(S), other) for other in (1, 3, k)]
+        if not torch.equal(copies[2], copies[k == 1]):
+            cases.append((S, k))
+    return [*cases, (torch.randn(5, 1, generator=generator), 2)]

@@ -139,8 +139,9 @@ def _is_projection(student: Student, in_channels: int, out_channels: int, stride
             f"{case} its convolutions are {kernels or 'none'}; a projection is one 1×1 convolution without groups, the "
             "cheapest layer that changes the number of channels."
         )
-    if len(norms) != 1:
-        raise NotYet(f"{case} it has {len(norms)} nn.BatchNorm2d; one follows the convolution.")
+    if [m.num_features for m in norms] != [out_channels]:
+        has = f"nn.BatchNorm2d of {[m.num_features for m in norms]} channels" if norms else "no nn.BatchNorm2d"
+        raise NotYet(f"{case} it has {has}; one of {out_channels} follows the convolution: is their order right?")
     x = torch.randn(2, in_channels, 9, 8)
     expected = (2, out_channels, (9 - 1) // stride + 1, (8 - 1) // stride + 1)
     value = Student(module, f"shortcut({in_channels}, {out_channels}, {stride})", "")(x)

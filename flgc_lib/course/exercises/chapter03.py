@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flgc_lib.course.exercises.answers import NotYet, Student, draw, gradients_of, number, read, show
+from flgc_lib.course.exercises.answers import NotYet, Student, draw, gradients_of, number, show, whole
 
 
 def exercise_1(answer: object) -> str:
@@ -42,7 +42,7 @@ def exercise_2(answer: object) -> str:
     """How many steps a channel takes to its new group."""
     hint = "`steps_until_move` returns nothing yet: take steps in a loop, and count them until the argmax is another."
     student, generator = Student(answer, "steps_until_move", hint), torch.Generator().manual_seed(0)
-    shown = [(torch.tensor(s), torch.tensor([1.0, 0.0]), 1.0) for s in ([0.5, 0.0], [2.0, 0.0], [4.0, 0.0])]
+    shown = [(torch.tensor(s), torch.tensor([1.0, 0.0]), 1.0) for s in ([2.0, 0.0], [4.0, 0.0])]
     hidden: list[tuple[Tensor, Tensor, float]] = []
     while len(hidden) < 12:
         G = draw(2, 6, generator)
@@ -54,9 +54,9 @@ def exercise_2(answer: object) -> str:
     for s, u, rate in shown + hidden:
         wanted = _steps(s, u, rate)[0] or 0  # of these cases every one moves
         mistakes = {
+            "that is for steps along u itself, not along p (u - Σ p u).": _steps(s, u, rate, plain=True)[0],
             "that is one step off: count a step when it is taken, and look at the argmax after it.": wanted - 1,
             "one step more than needed: look at the argmax before each step.": wanted + 1,
-            "that is for steps along u itself, not along p (u - Σ p u).": _steps(s, u, rate, plain=True)[0],
         }
         why = f"from there p (u - Σ p u) moves the argmax from group {int(s.argmax())} after {wanted} steps."
         student.gives((s, u, rate), wanted, why, mistakes, nothing=True)
@@ -93,13 +93,11 @@ def exercise_3(answer: object) -> str:
     for C, N, G in shown + hidden:
         called = student.called(C, N, G)
         pair = student(C, N, G)
-        sizes = read(pair, called)
+        sizes = whole(pair, called)
         if sizes.shape != (2, G):
             raise NotYet(f"{called} should give two lists of {G} sizes; yours is {show(pair)}.")
-        if bool((sizes < 1).any()) or not torch.equal(sizes, sizes.round()):
-            raise NotYet(
-                f"{called} gives {show(pair)}: every group has a whole number of channels and filters, at least 1."
-            )
+        if bool((sizes < 1).any()):
+            raise NotYet(f"{called} gives {show(pair)}: every group has channels and filters, at least 1 of each.")
         for total, row, what in ((C, sizes[0], "channels"), (N, sizes[1], "filters")):
             if int(row.sum()) != total:
                 raise NotYet(f"{called} gives {show(pair)}: these are {int(row.sum())} {what}, not {total}.")
@@ -122,7 +120,7 @@ def exercise_4(answer: object) -> str:
     why = "every group has the same share, the mean of the channels' softmax: 1/G."
     for S in (torch.zeros(8, 4), sharp, cyclic):
         value = number(student(S), student.called(S))
-        if abs(value) > 1e-5:
+        if not abs(value) <= 1e-5:
             raise NotYet(f"{student.called(S)} gives {value:.3g}, but should give 0: {why}")
     same_mean = torch.tensor([[9.0, 0.0], [0.0, 3.0], [0.0, 3.0], [0.0, 3.0]])
     pulled = [torch.randn(8, G, generator=generator) + 3 * F.one_hot(torch.tensor(0), G) for G in (2, 4, 6)]

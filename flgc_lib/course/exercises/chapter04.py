@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from flgc_lib.course.exercises.answers import NotYet, Student, draw, filled, gradients_of, number, read, show
+from flgc_lib.course.exercises.answers import NotYet, Student, draw, filled, gradients_of, number, show, whole
 from flgc_lib.grouping import duplicates, membership, thresholds
 
 SMALL = torch.tensor([[1.2, 0.9], [0.8, 0.1], [0.6, 0.5], [0.3, 1.0], [0.2, 0.4], [0.1, 0.7]])
@@ -37,18 +37,15 @@ def exercise_1(answer: object) -> str:
 
 def _pairs(answer: object) -> set[tuple[int, int]]:
     """Pairs in any form: a set, list or array of pairs."""
+    form = f"`copies` is {show(answer)}; write a set of pairs (channel, group), for example {{(4, 0), (5, 0)}}."
     if not isinstance(answer, Iterable) or isinstance(answer, (str, dict)):
-        raise NotYet(
-            f"`copies` is {show(answer)}; write a set of pairs (channel, group), for example {{(4, 0), (5, 0)}}."
-        )
-    pairs = read(list(answer), "`copies`")
+        raise NotYet(form)
+    pairs = whole(list(answer), "`copies`")
     if pairs.numel() == 0:
         return set()
-    if pairs.ndim != 2 or pairs.shape[1] != 2 or not torch.equal(pairs, pairs.round()):
-        raise NotYet(
-            f"`copies` is {show(answer)}; write a set of pairs (channel, group), for example {{(4, 0), (5, 0)}}."
-        )
-    return {(int(c), int(g)) for c, g in pairs.tolist()}
+    if pairs.ndim != 2 or pairs.shape[1] != 2:
+        raise NotYet(form)
+    return {(c, g) for c, g in pairs.tolist()}
 
 
 def exercise_2(answer: object) -> str:
@@ -109,7 +106,7 @@ def exercise_3(answer: object) -> str:
         cases += 1
         if given == wanted:
             continue
-        if not (given == int(given) and 1 <= given <= C):
+        if given not in range(1, C + 1):
             raise NotYet(f"{called} gives {given:g}; k is a whole number from 1 to C = {C}.")
         copies, need = counts[int(given) - 1], f"{share:.4g} · {C} = {share * C:g} are needed"
         if copies >= least:

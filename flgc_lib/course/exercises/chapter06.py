@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from flgc_lib.course.exercises.answers import NotYet, Student, expect, read
+from flgc_lib.course.exercises.answers import NotYet, Student, expect, read, whole
 
 STUB = "`{}` returns nothing yet: put an expression in place of `...`."
 
@@ -72,7 +72,7 @@ def exercise_3(answer: object) -> str:
     for inputs, own in cases:
         called = student.called(inputs, own)
         given = student(inputs, own)
-        pairs = read(sorted(given) if isinstance(given, (set, frozenset)) else given, called)
+        pairs = whole(list(given) if isinstance(given, (set, frozenset)) else given, called)
         if pairs.numel() and (pairs.ndim != 2 or pairs.shape[1] != 2):
             raise NotYet(
                 f"{called} should give a list of pairs (channel, group), yours has shape {tuple(pairs.shape)}."

@@ -53,9 +53,9 @@ def exercise_2(answer: object) -> str:
         target = f"near [{mean - 1.96 * spread:.4g}, {mean + 1.96 * spread:.4g}]"
         if low > high:
             raise NotYet("the lower end comes first.")
-        if high - low > 0.7 * np.ptp(np.quantile(values, [0.025, 0.975])):
+        if np.allclose([low, high], np.quantile(values, [0.025, 0.975]), atol=spread):
             raise NotYet(
-                f"[{low:.4g}, {high:.4g}] is as wide as 95 % of the *values*; wanted are 95 % of the *means* of "
+                f"[{low:.4g}, {high:.4g}] holds 95 % of the *values*; wanted are 95 % of the *means* of "
                 f"resampled values, {target}."
             )
         if high - low < 0.2 * spread:

@@ -152,8 +152,8 @@ def exercise_4(answer: object) -> str:
             if isinstance(conv, nn.Conv2d):
                 _check_mobilenet(name, conv, layers.get(name), groups)
         wanted = count(network, IMAGE).macs / dense
-        percent = " as a share, not in percent" if abs(share - 100 * wanted) < 1e-3 else ""
-        if abs(share - wanted) > 1e-5:
+        percent = " as a share, not in percent" if abs(share - 100 * wanted) < wanted else ""
+        if not abs(share - wanted) <= 1e-5:
             raise NotYet(
                 f"for G = {groups} your network costs {wanted:.3f} of the dense MACs at {IMAGE}, but you returned "
                 f"{share:.3f}: divide count(network, {IMAGE}).macs by that of the untouched network{percent}."
