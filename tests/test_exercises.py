@@ -63,6 +63,7 @@ wrong(
     stride=(FLGConv2d(12, 24, **LAYER, stride=2), "stride is (2, 2)"),
     fixed=(nn.Conv2d(12, 24, **LAYER), "whose groups are fixed"),
     class_itself=(FLGConv2d, "call it"),
+    linear=(nn.Linear(12, 24), "`layer` is the module Linear; it must be an FLGConv2d"),
 )
 right(
     "0.1",
@@ -73,7 +74,8 @@ right(
 )
 wrong(
     "0.2",
-    transposed=(torch.tensor(M).T, "a row for each filter"),
+    transposed=(torch.tensor(M).T, "has a row for each channel"),
+    flat=([*M[0], *M[1], *M[2]], "`M` has shape (12,)"),
     inverted=((1 - np.array(M)).tolist(), "M[0][0] is 0, but filter 0 and channel 0 are in the same group"),
     ragged=([[1, 0, 0, 1], [0, 1, 1]], "rows are not equally long"),
     words=(["1001", "0110", "1001"], "'1001' is there, where numbers are wanted"),
@@ -90,6 +92,7 @@ wrong(
     "0.3",
     exchanged=({**TITLE, "動的": "optimisation"}, "動的 is not 'optimisation'"),
     a_key_missing=({"動的": "dynamic"}, "with these keys"),
+    untouched=(dict.fromkeys(TITLE, ...), "every word is still"),
     half_done=({**TITLE, "最適化": ...}, "最適化 is still `...`"),
 )
 right(
@@ -109,10 +112,12 @@ def conv_cost(C, N, k, height, width, stride, padding):
 
 wrong(
     "1.1",
-    input_size=(lambda C, N, k, h, w, s, p: (N * C * k * k, N * C * k * k * h * w), "not of the input"),
-    exchanged=(lambda *case: conv_cost(*case)[::-1], "(4, 16)"),
+    input_size=(lambda C, N, k, h, w, s, p: (N * C * k * k, N * C * k * k * h * w), "an output as large as the input"),
+    exchanged=(lambda *case: conv_cost(*case)[::-1], "the two are exchanged"),
     square_image=(lambda C, N, k, h, w, s, p: conv_cost(C, N, k, h, h, s, p), "columns by the same formula"),
-    bias=(lambda C, N, *case: (conv_cost(C, N, *case)[0] + N, conv_cost(C, N, *case)[1]), "4 weights"),
+    bias=(lambda C, N, *case: (conv_cost(C, N, *case)[0] + N, conv_cost(C, N, *case)[1]), "this convolution has none"),
+    twice=(lambda *case: (conv_cost(*case)[0], 2 * conv_cost(*case)[1]), "one multiplication with its addition"),
+    by_hand=(lambda *case: (2, 8), "4 weights, each used at 2 · 2 positions"),
     one_number=(lambda *case: conv_cost(*case)[0], "2 numbers in a row"),
 )
 right(
@@ -224,6 +229,7 @@ wrong(
     grouped=(shortcut_of(lambda c, n, s: project(c, n, s, groups=math.gcd(c, n)), norm), "without groups"),
     no_norm=(shortcut_of(project), "it has no nn.BatchNorm2d"),
     stride_forgotten=(shortcut_of(lambda c, n, s: project(c, n, 1), norm), "must give"),
+    no_module=(lambda c, n, s: None if (c, s) == (n, 1) else nn.Conv2d, "return a module"),
     always=(lambda c, n, s: nn.Sequential(project(c, n, s), norm(c, n, s)), "return None, the identity"),
     by_channels_alone=(lambda c, n, s: None if c == n else Projection(c, n, s), "their shapes differ"),
 )
@@ -304,11 +310,13 @@ def layers_needed(C, G):
 
 wrong(
     "2.1",
-    dense=(lambda C, N, k, G, p: (C * N * k * k, C * N * k * k * p), "2 · (2 · 2) = 8 weights"),
+    dense=(lambda C, N, k, G, p: (C * N * k * k, C * N * k * k * p), "that is the dense convolution"),
+    exchanged=(lambda *case: grouped_cost(*case)[::-1], "the two are exchanged"),
     divided_twice=(
         lambda C, N, k, G, p: (C // G * (N // G) * k * k, C // G * (N // G) * k * k * p),
-        "2 · (2 · 2) = 8 weights",
+        "that is divided by G twice",
     ),
+    by_hand=(lambda *case: (2, 2), "2 · (2 · 2) = 8 weights"),
     no_positions=(lambda C, N, k, G, p: (N * (C // G) * k * k, N * (C // G) * k * k), "there are N filters"),
     missing_k=(lambda C, N, k, G, p: (N * (C // G) * k, N * (C // G) * k * p), "k · k weights"),
 )
@@ -433,6 +441,7 @@ wrong(
     "3.2",
     along_u=(masked_steps, "that is for steps along u itself"),
     one_less=(lambda *case: (steps_until_move(*case) or 1) - 1, "one step off"),
+    one_more=(lambda *case: (steps_until_move(*case) or 0) + 1, "one step more than needed"),
     never_none=(lambda *case: steps_until_move(*case) or 0, "should give None: the channel is in the group with"),
     only_the_shown=(lambda s, u, rate: {2.0: 7}.get(round(float(s[0]), 3), 33), "moves the argmax from group"),
 )
@@ -460,17 +469,13 @@ right(
 wrong(
     "3.4",
     logits=(lambda S: S.mean(0).var(), "not of their logits"),
-    argmax=(lambda S: membership(S).float().mean(0).var(), "the mean of the channels' softmax"),
-    sure_is_bad=(lambda S: (S.softmax(1) - 1 / S.shape[1]).square().sum(), "but should give 0"),
+    argmax=(lambda S: membership(S).float().mean(0).var(), "every group has the same expected size"),
+    sure_is_bad=(lambda S: (S.softmax(1) - 1 / S.shape[1]).square().sum(), "8 channels that are sure of their group"),
+    root=(lambda S: S.softmax(1).mean(0).std(), "its gradient is not finite"),
     over_channels=(lambda S: S.softmax(0).sum(0).var(), "but must be above 0"),
     upside_down=(lambda S: -imbalance(S), "but must be above 0"),
     python_number=(lambda S: imbalance(S).item(), "no gradient comes back"),
-    fills=(
-        lambda S: (
-            1 / (1 + 1 / (imbalance(S) + 1e-20).detach()) * (2 - imbalance(S) / imbalance(S).detach().clamp(min=1e-9))
-        ),
-        "drain group 0",
-    ),
+    no_slope=(lambda S: imbalance(S).detach() + 0 * S.sum(), "must drain group 0"),
 )
 right(
     "3.4",
@@ -582,6 +587,7 @@ wrong(
     no_gradient=(lambda S: membership(S).float(), "no gradient comes back"),
     masked=(lambda S: straight_through(S, membership(S), estimator="masked"), "the gradient of the masked estimator"),
     logits_come_through=(lambda S: binarise(S).detach() + S - S.detach(), "as if the soft part were the logits"),
+    a_row_for_each_group=(lambda S: binarise(S.T).T, "every row (channel) chooses a group"),
     wrong_axis=(lambda S: binarise(S).detach() + S.softmax(0) - S.softmax(0).detach(), "a softmax over the rows"),
     both_of_a_tie=(lambda S: (S == S.amax(1, keepdim=True)).float() + 0 * S, "two equal logits"),
 )
@@ -743,6 +749,12 @@ def compared(S, k, score, above):
     return above(scores, thresholds(scores, membership(S), k)) & ~membership(S)
 
 
+def mixed_copies(S, k, score):
+    """τ of one score, compared with S."""
+    tau = thresholds(S if score == "logit" else S.softmax(dim=1), membership(S), k)
+    return (tau < S) & ~membership(S)
+
+
 class EverythingCopied(Layer):
     def copies(self, S):
         return ~membership(S)
@@ -762,6 +774,10 @@ wrong(
     "4.step1",
     all_members=(lambda S, A, k: thresholds(S, A, len(S)), "the mean over all members"),
     largest=(lambda S, A, k: S.masked_fill(~A, -torch.inf).amax(0), "that is the largest score"),
+    kth=(
+        lambda S, A, k: S.masked_fill(~A, -torch.inf).topk(min(k, len(S)), 0).values[-1],
+        "that is the k-th largest score",
+    ),
     everybody=(lambda S, A, k: S.topk(min(k, len(S)), dim=0).values.mean(0), "members only"),
     own_k=(lambda S, A, k: S.masked_fill(~A, -torch.inf).topk(min(k, len(S)), 0).values.mean(0), "averages over those"),
     empty=(
@@ -777,6 +793,8 @@ wrong(
     members_too=(lambda S, k, score: copies(S, k, score) | membership(S), "a member is no copy"),
     score_ignored=(lambda S, k, score: copies(S, k, "logit"), "score = 'softmax' was asked for"),
     k_ignored=(lambda S, k, score: copies(S, 3, score), "best members"),
+    k_is_one=(lambda S, k, score: copies(S, 1, score), "the copies for k = 1"),
+    mixed=(lambda S, k, score: mixed_copies(S, k, score), "must be of one kind"),
     transposed=(lambda *case: copies(*case).T, "should give numbers of shape"),
 )
 right("4.step2", floats=typed(copies, torch.float32), numpy=numpied(copies), lists=listed(copies))
@@ -819,6 +837,7 @@ wrong(
     percent=(lambda logits, labels: 100 * accuracy(logits, labels), "not a percentage"),
     by_four=(lambda logits, labels: accuracy(logits, labels) * len(labels) / 4, "compare `logits.argmax"),
     wrong_axis=(lambda logits, labels: (logits.argmax(dim=0) == labels).float().mean(), "stops with RuntimeError"),
+    by_classes=(lambda logits, labels: accuracy(logits, labels) * len(labels) / logits.shape[1], "number of classes"),
     errors=(lambda logits, labels: 1 - accuracy(logits, labels), "the share of wrong ones"),
 )
 right(
@@ -851,6 +870,7 @@ wrong(
     gradients=({*NEEDED, "epoch", "gradients"}, "gradients need not be saved"),
     no_moments=({*NEEDED, "epoch"} - {"moments of Adam"}, "there is 1 more thing to save"),
     no_progress=(set(NEEDED), "the learning rate would warm up a second time"),
+    empty=(set(), "`saved` is empty"),
     unknown=({*NEEDED, "epoch", "the optimiser"}, "['the optimiser'] is not in the list"),
     one_word=("weights", "write a set of words"),
 )
@@ -867,6 +887,7 @@ wrong(
     third=(lambda held_out, test: test[2], "is the best held out"),
     held_out=(lambda held_out, test: max(held_out), "the images that chose the epoch"),
     last=(lambda held_out, test: test[-1], "the last epoch's"),
+    average=(lambda held_out, test: sum(test) / len(test), "that is an average"),
     second_best=(second_best, "the held-out images prefer an earlier one"),
     luckiest_of_ties=(luckiest_of_ties, "the test set choosing again"),
 )
@@ -928,6 +949,7 @@ wrong(
     numbers=(lambda groups_of, scores: np.sort(groups_of), "wanted are the channels' places"),
     one_key=(lambda groups_of, scores: np.argsort(10 * groups_of - scores), "in your order the groups are"),
     by_score=(lambda groups_of, scores: np.argsort(-scores), "the group counts first"),
+    by_group_alone=(lambda groups_of, scores: np.argsort(groups_of, kind="stable"), "sorted by group alone"),
     ranks=(lambda *case: np.argsort(strongest_first(*case)), "which channel comes first"),
     a_part=(lambda *case: strongest_first(*case)[:-1], "must be there once"),
 )
@@ -944,6 +966,7 @@ wrong(
     swapped=(lambda inputs, own: [(g, c) for c, g in copied(inputs, own)], "the channel first"),
     only_channels=(lambda inputs, own: [c for c, _ in copied(inputs, own)], "a list of pairs"),
     the_shown=(lambda inputs, own: [(1, 0), (3, 0), (3, 1)], "is no copy"),
+    doubled=(lambda *case: 2 * copied(*case), "each copy once"),
     one_each=(lambda inputs, own: list(dict(copied(inputs, own)).items()), "is missing"),
 )
 right(
@@ -960,6 +983,10 @@ wrong(
     rand_index=(
         lambda before, after: (pairs_of(before) == pairs_of(after))[np.triu_indices(len(before), 1)].mean(),
         "together or apart",
+    ),
+    of_all=(
+        lambda before, after: (pairs_of(before) & pairs_of(after))[np.triu_indices(len(before), 1)].mean(),
+        "of all pairs",
     ),
     the_shown=(lambda before, after: 1.0 if len(before) == 4 else 0.5, "count each pair"),
     other_way=(lambda before, after: together(after, before), "the other way round"),
@@ -1012,6 +1039,7 @@ wrong(
     share=(lambda a, b: paired(a, b) / 100, "give percentage points"),
     sign=(lambda a, b: paired(b, a), "method minus baseline"),
     total=(lambda a, b: paired(a, b) * len(a.keys() & b.keys()), "that is the sum"),
+    by_all=(lambda a, b: paired(a, b) * len(a.keys() & b.keys()) / len(a), "not by all"),
     all_seeds=(lambda a, b: np.mean([100 * (a[s] - b[s]) for s in a]), "stops with KeyError"),
 )
 right(
@@ -1048,6 +1076,7 @@ wrong(
     not_squared=(lambda sd, d: math.ceil(1.96 * sd / d), "Square the ratio"),
     rounded=(lambda sd, d: round((1.96 * sd / d) ** 2), "round up"),
     always_one_more=(lambda sd, d: int((1.96 * sd / d) ** 2) + 1, "one seed too many"),
+    whole_width=(lambda sd, d: math.ceil((2 * 1.96 * sd / d) ** 2), "that is the whole width"),
     in_part=(lambda sd, d: (1.96 * sd / d) ** 2, "can't be run in part"),
     the_shown=(lambda sd, d: {0.3: 11, 0.1: 97}.get(d, 4), "is at most"),
 )
@@ -1062,6 +1091,7 @@ wrong(
     one_side=(lambda d: sign_flip(d, lambda means, observed: means >= observed - 1e-12), "counts one side only"),
     strict=(lambda d: sign_flip(d, lambda means, observed: np.abs(means) > abs(observed) + 1e-12), "≥, not >"),
     number=(lambda d: sign_flip(d) * 2 ** len(d), "divide by 2ⁿ"),
+    less_extreme=(lambda d: 1 - sign_flip(d), "*less* extreme"),
     rounding=(lambda d: sign_flip(d, lambda means, observed: np.abs(means) >= abs(observed)), "does rounding make"),
     smallest=(lambda d: 2 / 2 ** len(d), "ways to choose signs"),
 )
@@ -1143,7 +1173,7 @@ wrong(
     "8.1",
     order=(lambda order: order, "doing it twice is not always undoing it"),
     backwards=(lambda order: order.flip(0), "read backwards"),
-    sorted=(lambda order: order.sort().values, "where channel c lies now"),
+    sorted=(lambda order: order.sort().values, "how it should look in the end"),
     twice=(lambda order: order[order], "where channel c lies now"),
 )
 right(
@@ -1187,6 +1217,8 @@ wrong(
     no_copies=(lambda groups: lighter(groups, top_k=None), "the paper's rule"),
     one_side=(lambda groups: lighter(groups, fewest=max), "must be at most in_channels=3"),
     percent=(lambda groups: with_share(groups, lambda share: 100 * share), "as a share, not in percent"),
+    untouched=(lambda groups: lighter(groups, least=99), "should learn its groups"),
+    other_network=(lambda groups: (nn.Sequential(), 0.4), "there is no features.0.0 in your network"),
     network_alone=(lambda groups: lighter(groups)[0], "it should return two things"),
     share_of_the_rest=(lambda groups: with_share(groups, lambda share: 1 - share), "divide count(network"),
 )

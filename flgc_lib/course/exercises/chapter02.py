@@ -19,8 +19,8 @@ def exercise_1(answer: object) -> str:
     by_hand = (
         "each of the 2 groups joins 2 channels with 2 filters, which makes 2 · (2 · 2) = 8 weights, each used once."
     )
-    student.gives((4, 4, 1, 2, 1), (8, 8), by_hand)
-    shown = [(8, 16, 3, 4, 5), (64, 64, 3, 1, 8), (32, 32, 3, 32, 8), (12, 6, 1, 3, 7)]
+    formula = "that is what the library counts. A filter has (C / G) · k · k weights; there are N filters."
+    shown = [(4, 4, 1, 2, 1), (8, 16, 3, 4, 5), (64, 64, 3, 1, 8), (32, 32, 3, 32, 8), (12, 6, 1, 3, 7)]
     for C, N, k, G, side in (*shown, *(_grouped(generator) for _ in range(8))):
         wanted = tuple(cost.count(nn.Conv2d(C, N, k, padding=k // 2, groups=G, bias=False), (C, side, side)))
         mistakes = {
@@ -28,7 +28,7 @@ def exercise_1(answer: object) -> str:
             "that is divided by G twice; there are C / G channels for each of all N filters.": [v / G for v in wanted],
             "the two are exchanged: (parameters, MACs).": wanted[::-1],
         }
-        why = "that is what the library counts. A filter has (C / G) · k · k weights; there are N filters."
+        why = by_hand if wanted == (8, 8) else formula
         student.gives((C, N, k, G, side * side), wanted, why, mistakes)
     return "grouped costs agree with flgc_lib.cost from G = 1 (dense) to G = C (depthwise)."
 

@@ -114,30 +114,39 @@ def exercise_4(answer: object) -> str:
     """A penalty that balances the groups."""
     hint = "`imbalance` returned nothing yet: it takes S and returns one number, 0 when groups are equal"
     student, generator = Student(answer, "imbalance", hint), torch.Generator().manual_seed(0)
-    sharp = 20 * torch.eye(4).repeat(2, 1)
-    cyclic = torch.stack([torch.randn(5, generator=generator)] * 5)
-    cyclic = torch.stack([row.roll(i) + i for i, row in enumerate(cyclic)])
-    why = "every group has the same share, the mean of the channels' softmax: 1/G."
-    for S in (torch.zeros(8, 4), sharp, cyclic):
+    row = torch.randn(5, generator=generator)
+    balanced = {
+        "S = 0 (8 channels, 4 groups)": torch.zeros(8, 4),
+        "8 channels that are sure of their group, two for each of 4 groups": 20 * torch.eye(4).repeat(2, 1),
+        "5 channels, each of which prefers another of 5 groups as much": torch.stack(
+            [row.roll(i) + i for i in range(5)]
+        ),
+    }
+    for case, S in balanced.items():
         value = number(student(S), student.called(S))
         if not abs(value) <= 1e-5:
-            raise NotYet(f"{student.called(S)} gives {value:.3g}, but should give 0: {why}")
+            raise NotYet(
+                f"`imbalance` of {case} is {value:.3g}, but should be 0: every group has the same expected size."
+            )
+        gradient = gradients_of(student, {"S": S}, torch.tensor(1.0))[0]
+        if not bool(gradient.isfinite().all()):
+            raise NotYet(
+                f"for {case} `imbalance` is 0, but its gradient is not finite; one step with it would ruin S. A root has "
+                "an infinite slope at 0: stay with squares."
+            )
     same_mean = torch.tensor([[9.0, 0.0], [0.0, 3.0], [0.0, 3.0], [0.0, 3.0]])
     pulled = [torch.randn(8, G, generator=generator) + 3 * F.one_hot(torch.tensor(0), G) for G in (2, 4, 6)]
     for S in (same_mean, *pulled):
         share = S.softmax(dim=1).mean(dim=0)
-        called = student.called(S)
-        value = number(student(S), called)
+        value = number(student(S), student.called(S))
         if not value > 1e-6:
             raise NotYet(
-                f"{called} gives {value:.3g}, but must be above 0: the groups' expected shares are {show(share)}, "
-                "the mean of the channels' softmax (not of their logits)."
+                f"{student.called(S)} gives {value:.3g}, but must be above 0: the groups' expected shares are "
+                f"{show(share)}, the mean of the channels' softmax (not of their logits)."
             )
     for S in pulled:
         gradient = gradients_of(student, {"S": S}, torch.tensor(1.0))[0]
-        if not bool(gradient.isfinite().all()):
-            raise NotYet(f"{student.called(S)}: its gradient is not finite, {show(gradient)}.")
         after = (S - 0.01 * gradient / gradient.norm().clamp(min=1e-12)).softmax(dim=1).mean(dim=0)[0]
-        if after >= S.softmax(dim=1).mean(dim=0)[0]:
+        if not after < S.softmax(dim=1).mean(dim=0)[0]:
             raise NotYet("a step against its gradient must drain group 0, which most channels prefer; yours doesn't.")
     return "Zero for equal groups, its gradient drains the full group, and channels may still be sure of their choice."
