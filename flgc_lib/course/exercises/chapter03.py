@@ -118,9 +118,7 @@ def exercise_4(answer: object) -> str:
     balanced = {
         "S = 0 (8 channels, 4 groups)": torch.zeros(8, 4),
         "8 channels that are sure of their group, two for each of 4 groups": 20 * torch.eye(4).repeat(2, 1),
-        "5 channels, each of which prefers another of 5 groups as much": torch.stack(
-            [row.roll(i) + i for i in range(5)]
-        ),
+        "5 channels that prefer another of 5 groups each": torch.stack([row.roll(i) + i for i in range(5)]),
     }
     for case, S in balanced.items():
         value = number(student(S), student.called(S))
