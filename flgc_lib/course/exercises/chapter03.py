@@ -121,14 +121,12 @@ def exercise_4(answer: object) -> str:
     for case, S in balanced.items():
         value = number(student(S), student.called(S))
         if not abs(value) <= 1e-5:
-            raise NotYet(
-                f"`imbalance` of {case} is {value:.3g}, but should be 0: every group has the same expected size."
-            )
+            raise NotYet(f"`imbalance` of {case} is {value:.3g}, but should be 0: all groups are expected equal.")
         gradient = gradients_of(student, {"S": S}, torch.tensor(1.0))[0]
         if not bool(gradient.isfinite().all()):
             raise NotYet(
-                f"for {case} `imbalance` is 0, but its gradient is not finite; one step with it would ruin S. A root has "
-                "an infinite slope at 0: stay with squares."
+                f"for {case} `imbalance` is 0, but its gradient is not finite; one step with it would ruin S. A root "
+                "has an infinite slope at 0: stay with squares."
             )
     same_mean = torch.tensor([[9.0, 0.0], [0.0, 3.0], [0.0, 3.0], [0.0, 3.0]])
     pulled = [torch.randn(8, G, generator=generator) + 3 * F.one_hot(torch.tensor(0), G) for G in (2, 4, 6)]
