@@ -469,7 +469,7 @@ right(
 wrong(
     "3.4",
     logits=(lambda S: S.mean(0).var(), "not of their logits"),
-    argmax=(lambda S: membership(S).float().mean(0).var(), "all groups have the same expected size"),
+    argmax=(lambda S: membership(S).float().mean(0).var(), "all groups are expected equal"),
     sure_is_bad=(lambda S: (S.softmax(1) - 1 / S.shape[1]).square().sum(), "8 channels that are sure of their group"),
     root=(lambda S: imbalance(S).sqrt(), "its gradient is not finite"),
     over_channels=(lambda S: S.softmax(0).sum(0).var(), "but must be above 0"),
