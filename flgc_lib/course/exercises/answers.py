@@ -87,29 +87,23 @@ class Student:
         expect(self.called(*arguments), value, wanted, why, mistakes)
 
 
-def expect(
-    called: str, value: object, wanted: object, why: str, mistakes: Mapping[str, object] | None = None
-) -> None:
+def expect(called: str, value: object, wanted: object, why: str, mistakes: Mapping[str, object] | None = None) -> None:
     """Refuses a value that is not the wanted one: with the mistake's sentence if it is a usual one, else with `why`."""
-    if (value is None) == (wanted is None) and (wanted is None or agree(given := read(value, called), wanted)):
+    given = None if value is None else read(value, called)
+    if _matches(given, wanted):
         return
     for sentence, wrong in (mistakes or {}).items():
-        if (value is None and wrong is None) or (
-            value is not None and wrong is not None and agree(given, wrong) and not _same(wrong, wanted)
-        ):
+        if _matches(given, wrong):
             raise NotYet(f"{called} gives {show(value)}: {sentence}")
-    given_shape = None if value is None else tuple(given.shape)
-    if value is not None and wanted is not None and given_shape != tuple(read(wanted, called).shape):
-        shape = tuple(read(wanted, called).shape)
-        what = f"one number, and not {_size(given_shape)}" if not shape else f"{_size(shape)}, not {_size(given_shape)}"
-        raise NotYet(f"{called} should give {what}: {why}")
-    apart = ""
-    if show(value) == show(wanted):
-        difference = (given.double() - read(wanted, called).double()).abs()
-        apart = f" (they differ by up to {float(difference.max()):.2g})"
-    if show(value) == show(wanted) and show(wanted).startswith("a tensor"):
-        raise NotYet(f"{called} has the right shape, but values differ by up to {float(difference.max()):.2g}: {why}")
-    raise NotYet(f"{called} gives {show(value)}, but should give {show(wanted)}{apart}: {why}")
+    if given is None or wanted is None:
+        raise NotYet(f"{called} gives {show(value)}, but should give {show(wanted)}: {why}")
+    target = read(wanted, called)
+    if given.shape != target.shape and (target.ndim or given.numel() != 1):
+        raise NotYet(f"{called} gives {_size(given.shape)}, but should give {_size(target.shape)}: {why}")
+    if show(value) == show(wanted) or given.numel() > MOST_SHOWN:
+        apart = float((given.double() - target.double()).abs().max())
+        raise NotYet(f"{called} has the right shape, but values differ by up to {apart:.2g}: {why}")
+    raise NotYet(f"{called} gives {show(value)}, but should give {show(wanted)}: {why}")
 
 
 def filled(answer: Any, hint: str) -> Any:  # noqa: ANN401
@@ -155,8 +149,20 @@ def number(value: object, what: str) -> float:
     """
     found = read(value, what)
     if found.numel() != 1:
-        raise NotYet(f"{what} should give one number, and not {_size(tuple(found.shape))}.")
+        raise NotYet(f"{what} should give one number, and not {_size(found.shape)}.")
     return float(found)
+
+
+def whole(value: object, what: str) -> Tensor:
+    """Whole numbers in any form, int64.
+
+    Raises:
+        NotYet: if one has a fraction, or is infinite or no number.
+    """
+    found = read(value, what)
+    if not bool(found.isfinite().all()) or not torch.equal(found, found.round()):
+        raise NotYet(f"{what} gives {show(value)}, where whole numbers are wanted.")
+    return found.long()
 
 
 def agree(given: Tensor, wanted: object) -> bool:
@@ -165,12 +171,13 @@ def agree(given: Tensor, wanted: object) -> bool:
     given = given.reshape(()) if target.ndim == 0 and given.numel() == 1 else given
     if given.shape != target.shape:
         return False
-    whole = bool((target == target.round()).all())  # counts and memberships are right or wrong
     epsilon = torch.finfo(given.dtype).eps
-    tolerance = max(1e-9, 2 * epsilon) if whole else max(1e-5, 8 * epsilon)
-    finite = target[target.isfinite()].abs()
-    scale = 1.0 if whole or not len(finite) else max(1.0, float(finite.max()))
-    return torch.allclose(given.double(), target.double(), rtol=10 * tolerance, atol=tolerance * scale)
+    if torch.equal(target, target.round()):  # counts and memberships are right or wrong
+        relative, absolute = max(1e-12, 4 * epsilon), max(1e-9, 4 * epsilon)
+    else:
+        relative = max(1e-4, 80 * epsilon)
+        absolute = relative / 10 * max(1.0, float(target[target.isfinite()].abs().max()))
+    return torch.allclose(given.double(), target.double(), rtol=relative, atol=absolute)
 
 
 def show(value: object) -> str:
@@ -186,8 +193,8 @@ def show(value: object) -> str:
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{show(k)}: {show(v)}" for k, v in value.items()) + "}"
     if isinstance(value, (list, tuple, set, frozenset)):
-        left, right = {list: "[]", tuple: "()"}.get(type(value), "{}")
-        text = left + ", ".join(map(show, value)) + right
+        frame = "[{}]" if isinstance(value, list) else "({})" if isinstance(value, tuple) else "{{{}}}"
+        text = frame.format(", ".join(map(show, value)))
         return text if len(text) <= 8 * MOST_SHOWN else f"a {type(value).__name__} of {len(value)}"
     if isinstance(value, type) or callable(value):
         kind = "module" if isinstance(value, nn.Module) else "class" if isinstance(value, type) else "function"
@@ -195,14 +202,14 @@ def show(value: object) -> str:
     return f"a value of type {type(value).__name__}"
 
 
-def _size(shape: tuple[int, ...] | None) -> str:
-    if not shape:
-        return "a single number" if shape == () else "None"
-    return f"{shape[0]} numbers" if len(shape) == 1 else f"numbers of shape {shape}"
+def _size(shape: Sequence[int]) -> str:
+    if len(shape) == 0:
+        return "one number"
+    return f"{shape[0]} numbers in a row" if len(shape) == 1 else f"numbers of shape {tuple(shape)}"
 
 
-def _same(one: object, other: object) -> bool:
-    return one is None if other is None else agree(read(one, "").double(), other)
+def _matches(given: Tensor | None, wanted: object) -> bool:
+    return wanted is None if given is None else wanted is not None and agree(given, wanted)
 
 
 def draw(low: int, high: int, generator: torch.Generator) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from flgc_lib.course.exercises.answers import NotYet, Student, draw, filled, gradients_of, number, read, show
+from flgc_lib.course.exercises.answers import NotYet, Student, draw, filled, gradients_of, number, show, whole
 from flgc_lib.grouping import duplicates, membership, thresholds
 
 SMALL = torch.tensor([[1.2, 0.9], [0.8, 0.1], [0.6, 0.5], [0.3, 1.0], [0.2, 0.4], [0.1, 0.7]])
@@ -37,14 +37,15 @@ def exercise_1(answer: object) -> str:
 
 def _pairs(answer: object) -> set[tuple[int, int]]:
     """Pairs in any form: a set, list or array of pairs."""
+    form = f"`copies` is {show(answer)}; write a set of pairs (channel, group), for example {{(4, 0), (5, 0)}}."
     if not isinstance(answer, Iterable) or isinstance(answer, (str, dict)):
-        raise NotYet(f"`copies` is {show(answer)}; write a set of pairs (channel, group), for example {{(4, 0), (5, 0)}}.")
-    pairs = read(list(answer), "`copies`")
+        raise NotYet(form)
+    pairs = whole(list(answer), "`copies`")
     if pairs.numel() == 0:
         return set()
-    if pairs.ndim != 2 or pairs.shape[1] != 2 or not torch.equal(pairs, pairs.round()):
-        raise NotYet(f"`copies` is {show(answer)}; write a set of pairs (channel, group), for example {{(4, 0), (5, 0)}}.")
-    return {(int(c), int(g)) for c, g in pairs.tolist()}
+    if pairs.ndim != 2 or pairs.shape[1] != 2:
+        raise NotYet(form)
+    return {(c, g) for c, g in pairs.tolist()}
 
 
 def exercise_2(answer: object) -> str:
@@ -62,7 +63,9 @@ def exercise_2(answer: object) -> str:
             hidden.append((S, c, g, k))
     for S, c, g, k in (*shown, empty, *hidden):
         _copies_there(student, S, c, g, k)
-    return "Only a channel whose own logit beats τ(g) can be copied into g: the rule favours what is wanted much anyway."
+    return (
+        "Only a channel whose own logit beats τ(g) can be copied into g: the rule favours what is wanted much anyway."
+    )
 
 
 def _copies_there(student: Student, S: Tensor, c: int, g: int, k: int) -> None:
@@ -103,12 +106,16 @@ def exercise_3(answer: object) -> str:
         cases += 1
         if given == wanted:
             continue
-        if not (given == int(given) and 1 <= given <= C):
+        if given not in range(1, C + 1):
             raise NotYet(f"{called} gives {given:g}; k is a whole number from 1 to C = {C}.")
         copies, need = counts[int(given) - 1], f"{share:.4g} · {C} = {share * C:g} are needed"
         if copies >= least:
-            raise NotYet(f"{called}: k = {given:g} makes {copies} copies, and {need}; but a smaller k is enough already.")
-        raise NotYet(f"{called}: k = {given:g} makes only {copies} copies, and {need}; k may be larger than G, up to C.")
+            raise NotYet(
+                f"{called}: k = {given:g} makes {copies} copies, and {need}; but a smaller k is enough already."
+            )
+        raise NotYet(
+            f"{called}: k = {given:g} makes only {copies} copies, and {need}; k may be larger than G, up to C."
+        )
     return "A larger k averages over weaker members, lowers τ and copies more: k is the knob of the rule's generosity."
 
 
