@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from flgc_lib.figures.styles import group_colour
-from flgc_lib.grouping import connection_mask, duplicates, membership, straight_through, thresholds
+from flgc_lib.grouping import Estimator, connection_mask, duplicates, membership, straight_through, thresholds
 from flgc_lib.layers import Score
 
 SCORES = mpl.colormaps["PuOr"]
@@ -67,7 +67,8 @@ def show_gradient(s0: float, s1: float, u0: float, u1: float) -> None:
     left.bar((0, 1), torch.tensor([s0, s1]).softmax(dim=0), color=[group_colour(0), group_colour(1)], width=0.6)
     left.set(xticks=(0, 1), xlabel="group g", ylabel="share p (softmax of S)", ylim=(0, 1))
     left.set_title(f"argmax: the channel is in group {own}", fontsize=9)
-    for place, estimator in enumerate(("full", "masked")):
+    estimators: tuple[Estimator, ...] = ("full", "masked")
+    for place, estimator in enumerate(estimators):
         S = torch.tensor([[s0, s1]], requires_grad=True)
         (straight_through(S, membership(S), estimator=estimator) * u).sum().backward()
         push = -S.grad[0] if S.grad is not None else torch.zeros(2)  # descent goes against the gradient
