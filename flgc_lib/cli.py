@@ -189,6 +189,8 @@ def figures(
 
     texts = {path: tables.filled(path, results) for path in documents if path.exists()}
     if check:
+        if not (results / "runs.csv").exists():
+            raise ValueError(f"there are no records in {results}, so there is nothing to compare with: give --results")
         problems = draw.check(results, folder)
         problems += [
             f"the tables of {path} are not what the records say: type `flgc figures`"
