@@ -38,7 +38,7 @@ ROOMS = {
     "flgc_lib/bench/": "train",
     "flgc_lib/figures/": "train",
     "flgc_lib/course/": "notebooks",
-    "flgc_lib/cli.py": "train",
+    "flgc_lib/cli/": "train",
     "notebooks/": "notebooks",
     "notebooks/conftest.py": "dev",
     "tests/": "dev",
