@@ -1,7 +1,7 @@
 """`python -m flgc_lib` is `flgc`; it answers even where packages are missing."""
 
 import io
-import os
+import multiprocessing
 import signal
 import sys
 from types import FrameType
@@ -35,9 +35,10 @@ def main() -> None:
 
         run()
     except Stopped as stopped:
+        for worker in multiprocessing.active_children():
+            worker.kill()  # nobody waits for its run to end; files are written whole, checkpoints after each epoch
         print("\nflgc: stopped; what was finished is kept: type the same command again to go on", file=sys.stderr)
-        sys.stdout.flush()
-        os._exit(128 + stopped.signal)  # at once: an orderly exit would wait for workers, who end with this process
+        sys.exit(128 + stopped.signal)
     except ImportError as error:
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing is None:

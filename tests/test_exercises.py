@@ -183,7 +183,7 @@ wrong(
     other_class_forward=(other_class_forward, "Bottleneck.forward"),
     other_norm=(other_norm, "you replaced a part"),
     silenced_convolution=(silenced_convolution, "you changed conv3.weight"),
-    leaf_in_place=(leaf_in_place, "RuntimeError: a leaf Variable"),
+    leaf_in_place=(leaf_in_place, "Change parameters inside `with torch.no_grad():`"),
     nothing=(lambda block: None, "H(x) = F(x) + x equals x when F(x) = 0"),
 )
 right("1.2", new_parameters=new_parameters, without_grad=without_grad, state=state)
@@ -457,7 +457,7 @@ wrong(
     empty_group=(lambda C, N, G: ([C] + [0] * (G - 1), [0] * (G - 1) + [N]), "at least 1"),
     sum_too_large=(lambda C, N, G: ([C] + [1] * (G - 1), [1] * (G - 1) + [N]), "these are 5 channels, not 4"),
     along=(lambda C, N, G: ([C - G + 1] + [1] * (G - 1), [N - G + 1] + [1] * (G - 1)), "no group should have many"),
-    dense_forgotten=(lambda C, N, G: cheapest(C, N, max(G, 2)), "two lists of 1 sizes"),
+    dense_forgotten=(lambda C, N, G: cheapest(C, N, max(G, 2)), "a size for each group (G = 1)"),
 )
 right(
     "3.3",
@@ -469,7 +469,7 @@ right(
 wrong(
     "3.4",
     logits=(lambda S: S.mean(0).var(), "not of their logits"),
-    argmax=(lambda S: membership(S).float().mean(0).var(), "all groups are expected equal"),
+    argmax=(lambda S: membership(S).float().mean(0).var(), "no group is expected larger"),
     sure_is_bad=(lambda S: (S.softmax(1) - 1 / S.shape[1]).square().sum(), "8 channels that are sure of their group"),
     root=(lambda S: imbalance(S).sqrt(), "its gradient is not finite"),
     over_channels=(lambda S: S.softmax(0).sum(0).var(), "but must be above 0"),
@@ -749,12 +749,6 @@ def compared(S, k, score, above):
     return above(scores, thresholds(scores, membership(S), k)) & ~membership(S)
 
 
-def mixed_copies(S, k, score):
-    """τ of one score, compared with S."""
-    tau = thresholds(S if score == "logit" else S.softmax(dim=1), membership(S), k)
-    return (tau < S) & ~membership(S)
-
-
 class EverythingCopied(Layer):
     def copies(self, S):
         return ~membership(S)
@@ -794,7 +788,6 @@ wrong(
     score_ignored=(lambda S, k, score: copies(S, k, "logit"), "score = 'softmax' was asked for"),
     k_ignored=(lambda S, k, score: copies(S, 3, score), "best members"),
     k_is_one=(lambda S, k, score: copies(S, 1, score), "the copies for k = 1"),
-    mixed=(lambda S, k, score: mixed_copies(S, k, score), "must be of one kind"),
     transposed=(lambda *case: copies(*case).T, "should give numbers of shape"),
 )
 right("4.step2", floats=typed(copies, torch.float32), numpy=numpied(copies), lists=listed(copies))
@@ -1384,6 +1377,10 @@ def test_what_is_no_number_is_told(value):
     [
         (torch.tensor([[1.0, 0.25]]), "[[1, 0.25]]"),
         (torch.zeros(30), "a tensor of shape (30,)"),
+        (torch.full((8, 3), 1 / 3), "a tensor of shape (8, 3)"),
+        ([[1 / 3] * 99], "a list of 1"),
+        ([torch.zeros(30), 1], "[a tensor of shape (30,), 1]"),
+        (np.array([[True, False]]), "[[1, 0]]"),
         (np.zeros((5, 6)), "an array of shape (5, 6)"),
         (1 / 3, "0.33333"),
         ({"a": (1, 2)}, "{'a': (1, 2)}"),

@@ -5,16 +5,22 @@ what was called with what, what came out and what should have; it never claims m
 """
 
 import copy
+import math
 import numbers
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-MOST_SHOWN = 24
-"""Numbers that a sentence shows; of more it gives the shape."""
+MOST_SHOWN, LONGEST = 24, 220
+"""Numbers and letters of a value that a sentence shows; of a larger one it gives the shape."""
+REMEDIES = {
+    "name '": " Run the cells above that define it.",
+    "a leaf Variable that requires grad": " Change parameters inside `with torch.no_grad():`, or with nn.init.",
+}
+"""What to do about errors that are not about the exercise, by words of their message."""
 
 
 class NotYet(Exception):  # noqa: N818 - it is an answer to a student, not a fault
@@ -41,7 +47,7 @@ class Student:
         return f"`{self.name}({', '.join(map(show, arguments))})`"
 
     def __call__(self, *arguments: Any, wanted: object = ..., nothing: bool = False) -> Any:  # noqa: ANN401
-        """The function's value for copies of the arguments; of a tensor that takes a gradient, for the tensor itself.
+        """The function's value for copies of the arguments, but for modules and tensors with a gradient themselves.
 
         Args:
             arguments: of the call.
@@ -51,14 +57,15 @@ class Student:
         Raises:
             NotYet: if it stops, or returns what the stub does.
         """
-        given = [a if isinstance(a, Tensor) and a.requires_grad else copy.deepcopy(a) for a in arguments]
+        itself = [isinstance(a, nn.Module) or (isinstance(a, Tensor) and a.requires_grad) for a in arguments]
+        given = [a if keep else copy.deepcopy(a) for a, keep in zip(arguments, itself, strict=True)]
         try:
             value = self.answer(*given)  # type: ignore[operator]
         except NotYet:
             raise
         except Exception as error:
             reason = (str(error).splitlines() or ["no further message"])[0].rstrip(".")
-            remedy = " Run the cells above that define it." if isinstance(error, NameError) else ""
+            remedy = "".join(what for words, what in REMEDIES.items() if words in reason)
             should = "" if wanted is ... else f" It should give {show(wanted)}."
             raise NotYet(
                 f"{self.called(*arguments)} stops with {type(error).__name__}: {reason}.{remedy}{should}"
@@ -181,21 +188,29 @@ def agree(given: Tensor, wanted: object) -> bool:
 
 
 def show(value: object) -> str:
-    """A value as it stands in a sentence."""
+    """A value as it stands in a sentence, or what it is if it is long."""
     if isinstance(value, (Tensor, np.ndarray)):
         kind = "a tensor" if isinstance(value, Tensor) else "an array"
-        many = value.numel() if isinstance(value, Tensor) else value.size
-        return f"{kind} of shape {tuple(value.shape)}" if many > MOST_SHOWN else show(value.tolist())
+        listed = (value + 0 if str(value.dtype).endswith("bool") else value).tolist()  # 0 and 1 take less room
+        few = math.prod(value.shape) <= MOST_SHOWN and len(_text(listed)) <= LONGEST
+        return _text(listed) if few else f"{kind} of shape {tuple(value.shape)}"
+    text = _text(value)
+    long = isinstance(value, Sized) and len(text) > LONGEST
+    return f"a {type(value).__name__} of {len(value)}" if long else text  # type: ignore[arg-type]
+
+
+def _text(value: object) -> str:
+    if isinstance(value, (Tensor, np.ndarray)):
+        return show(value)
     if isinstance(value, (float, np.floating)):
         return f"{value:.5g}"
     if value is ... or value is None or isinstance(value, (str, numbers.Number, np.bool_)):
         return "`...`" if value is ... else repr(value.item() if isinstance(value, np.generic) else value)
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{show(k)}: {show(v)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(f"{_text(k)}: {_text(v)}" for k, v in value.items()) + "}"
     if isinstance(value, (list, tuple, set, frozenset)):
         frame = "[{}]" if isinstance(value, list) else "({})" if isinstance(value, tuple) else "{{{}}}"
-        text = frame.format(", ".join(map(show, value)))
-        return text if len(text) <= 8 * MOST_SHOWN else f"a {type(value).__name__} of {len(value)}"
+        return frame.format(", ".join(map(_text, value)))
     if isinstance(value, type) or callable(value):
         kind = "module" if isinstance(value, nn.Module) else "class" if isinstance(value, type) else "function"
         return f"the {kind} {getattr(value, '__name__', type(value).__name__)}"
@@ -210,6 +225,11 @@ def _size(shape: Sequence[int]) -> str:
 
 def _matches(given: Tensor | None, wanted: object) -> bool:
     return wanted is None if given is None else wanted is not None and agree(given, wanted)
+
+
+def logits(rows: int, groups: int, generator: torch.Generator) -> Tensor:
+    """S or T of a hidden case, shape (rows, groups), N(0, 1), in hundredths so that a sentence can show it."""
+    return (100 * torch.randn(rows, groups, generator=generator)).round() / 100
 
 
 def draw(low: int, high: int, generator: torch.Generator) -> int:

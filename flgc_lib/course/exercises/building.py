@@ -14,6 +14,7 @@ from flgc_lib.course.exercises.answers import (
     expect,
     gradients,
     gradients_of,
+    logits,
     pulled_back,
     show,
 )
@@ -26,14 +27,14 @@ def step_3_1(answer: object) -> str:
     hint = "`binarise` returns nothing yet: it takes S, shape (rows, groups), and returns a one-hot matrix like it."
     student, generator = Student(answer, "binarise", hint), torch.Generator().manual_seed(0)
     tie = torch.tensor([[1.0, 1.0], [0.2, 0.9]])
-    for S in (tie, *(torch.randn(draw(3, 9, generator), G, generator=generator) for G in (1, 2, 5))):
+    for S in (tie, *(logits(draw(3, 9, generator), G, generator) for G in (1, 2, 5))):
         mistakes = {
             "that is the softmax; forward the choice must be hard, exactly 0 and 1.": S.softmax(dim=1),
             "that is a channel for each group; every row (channel) chooses a group: dim=1.": membership(S.T).T,
             "two equal logits: the channel belongs to one group only, the lowest.": S == S.amax(dim=1, keepdim=True),
         }
         student.gives((S,), membership(S), "a row has a 1 where its logit is largest.", mistakes)
-        u = torch.randn(S.shape, generator=generator)
+        u = logits(len(S), S.shape[1], generator)
         p = S.softmax(dim=1)
         slips = {
             "that is the gradient of the masked estimator: don't multiply the soft part by the hard choice.": gradients(
@@ -55,7 +56,7 @@ def step_3_2(answer: object) -> str:
     hint = "`mask` returns nothing yet: it takes S (C, G) and T (N, G), and returns M, shape (N, C)."
     student, generator = Student(answer, "mask", hint), torch.Generator().manual_seed(0)
     for C, N, G in ((4, 3, 2), (6, 6, 3), (9, 5, 4)):
-        S, T = (torch.randn(rows, G, generator=generator) for rows in (C, N))
+        S, T = (logits(rows, G, generator) for rows in (C, N))
         M = connection_mask(membership(S), membership(T))
         mistakes = {
             "rows and columns are exchanged: M has a row for each filter, B Aᵀ.": M.T,
@@ -74,7 +75,7 @@ def step_3_3(answer: object) -> str:
     student, generator = Student(answer, "masked_convolution", hint), torch.Generator().manual_seed(0)
     for C, N, G, k in ((4, 3, 2, 3), (6, 6, 3, 1), (9, 5, 4, 5)):
         x, W = torch.randn(2, C, 6, 5, generator=generator), torch.randn(N, C, k, k, generator=generator)
-        S, T = (torch.randn(rows, G, generator=generator) for rows in (C, N))
+        S, T = (logits(rows, G, generator) for rows in (C, N))
         M = connection_mask(membership(S), membership(T))
         mistakes = {
             "that is the dense convolution: multiply W by M, spread over the kernel, M[:, :, None, None].": F.conv2d(
@@ -212,7 +213,6 @@ def step_4_2(answer: object) -> str:
                 "those are the copies together with the members; a member is no copy.": wanted | A,
                 "a score equal to τ is not above it: the comparison is strict.": (scores >= tau) & ~A,
                 f"those are the copies for the other score; score = {score!r} was asked for.": duplicates(other, A, k),
-                "τ and what is compared with it must be of one kind, logits or shares.": (other > tau) & ~A,
                 "those are the copies for k = 1.": duplicates(scores, A, 1),
             }
             what = "S itself" if score == "logit" else "the row softmax of S"
@@ -234,8 +234,8 @@ def _random_scores(generator: torch.Generator, count: int) -> list[tuple[Tensor,
     """S and k, some groups smaller than k, and some empty; what is copied depends on k."""
     cases: list[tuple[Tensor, int]] = []
     while len(cases) < count:
-        S, k = torch.randn(draw(4, 16, generator), draw(2, 6, generator), generator=generator), draw(1, 6, generator)
+        S, k = logits(draw(4, 8, generator), draw(2, 3, generator), generator), draw(1, 6, generator)
         copies = [duplicates(S, membership(S), other) for other in (1, 3, k)]
         if not torch.equal(copies[2], copies[k == 1]):
             cases.append((S, k))
-    return [*cases, (torch.randn(5, 1, generator=generator), 2)]
+    return [*cases, (logits(5, 1, generator), 2), (logits(5, 6, generator), 3)]

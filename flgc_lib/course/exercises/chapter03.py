@@ -95,7 +95,7 @@ def exercise_3(answer: object) -> str:
         pair = student(C, N, G)
         sizes = whole(pair, called)
         if sizes.shape != (2, G):
-            raise NotYet(f"{called} should give two lists of {G} sizes; yours is {show(pair)}.")
+            raise NotYet(f"{called} should give two lists with a size for each group (G = {G}); yours is {show(pair)}.")
         if bool((sizes < 1).any()):
             raise NotYet(f"{called} gives {show(pair)}: every group has channels and filters, at least 1 of each.")
         for total, row, what in ((C, sizes[0], "channels"), (N, sizes[1], "filters")):
@@ -121,7 +121,7 @@ def exercise_4(answer: object) -> str:
     for case, S in balanced.items():
         value = number(student(S), student.called(S))
         if not abs(value) <= 1e-5:
-            raise NotYet(f"`imbalance` of {case} is {value:.3g}, but should be 0: all groups are expected equal.")
+            raise NotYet(f"`imbalance` of {case} is {value:.3g}, but should be 0: no group is expected larger.")
         gradient = gradients_of(student, {"S": S}, torch.tensor(1.0))[0]
         if not bool(gradient.isfinite().all()):
             raise NotYet(

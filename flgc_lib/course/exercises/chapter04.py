@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from flgc_lib.course.exercises.answers import NotYet, Student, draw, filled, gradients_of, number, show, whole
+from flgc_lib.course.exercises.answers import NotYet, Student, draw, filled, gradients_of, logits, number, show, whole
 from flgc_lib.grouping import duplicates, membership, thresholds
 
 SMALL = torch.tensor([[1.2, 0.9], [0.8, 0.1], [0.6, 0.5], [0.3, 1.0], [0.2, 0.4], [0.1, 0.7]])
@@ -56,8 +56,8 @@ def exercise_2(answer: object) -> str:
     empty = (torch.tensor([[1.0, 0.0, 0.5], [0.3, 0.1, 2.0], [0.2, 0.0, 1.0]]), 0, 1, 3)
     hidden: list[tuple[Tensor, int, int, int]] = []
     while len(hidden) < 30:
-        C, G, k = draw(4, 12, generator), draw(2, 4, generator), draw(1, 5, generator)
-        S, c = torch.randn(C, G, generator=generator), draw(0, C - 1, generator)
+        C, G, k = draw(4, 8, generator), draw(2, 3, generator), draw(1, 5, generator)
+        S, c = logits(C, G, generator), draw(0, C - 1, generator)
         g = (int(S[c].argmax()) + draw(1, G - 1, generator)) % G
         if abs(float(S[c].max() - thresholds(S, membership(S), k)[g])) > 1e-2:
             hidden.append((S, c, g, k))
@@ -123,8 +123,8 @@ def exercise_4(answer: object) -> str:
     """Copies that a learnable τ feels."""
     hint = "`soft_copies` returned nothing yet: it should return a tensor of shape (C, G)"
     student, generator = Student(answer, "soft_copies", hint), torch.Generator().manual_seed(0)
-    for C, G in ((12, 4), (6, 2), (9, 3)):
-        S = torch.randn(C, G, generator=generator)
+    for C, G in ((8, 3), (6, 2), (9, 4)):
+        S = logits(C, G, generator)
         members = membership(S)
         tau = thresholds(S, members, 3).clamp(max=5) - 0.3
         outside = int((~members[:, 0]).nonzero()[0])

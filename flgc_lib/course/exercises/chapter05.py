@@ -96,8 +96,9 @@ def exercise_3(answer: Any) -> str:  # noqa: ANN401
     if not chosen & set(PROGRESS):
         lost["how far the training is"] = f"{' and '.join(PROGRESS.values())}."
     if lost:
-        many = "is 1 more thing" if len(lost) == 1 else f"are {len(lost)} more things"
-        raise NotYet(f"there {many} to save. Without one of them, {next(iter(lost.values()))}")
+        many, them = ("is 1 more thing", "it") if len(lost) == 1 else (f"are {len(lost)} more things", "one of them")
+        what = next(iter(lost.values()))
+        raise NotYet(f"there {many} to save. Without {them} the next step would not be the same: {what}")
     both = "" if set(PROGRESS) <= chosen else f" ({', '.join(set(PROGRESS) - chosen)}: it follows from what you saved)"
     return f"Right: everything that the next step reads and that can't be computed from settings and data{both}."
 
