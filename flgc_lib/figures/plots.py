@@ -4,7 +4,7 @@ They are narrow, and panels lie one upon the other, so that a phone shows them a
 measured: no series is moved aside, so that several methods get a panel each.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ def draw_accuracy_by_macs(numbers: pd.DataFrame, canvas: Canvas) -> None:
     """The same accuracies against what the networks really cost."""
     costs = numbers.groupby("groups")["mega_macs"].min().sort_values()
     apart = np.log(costs.max() / costs.min()) / 5  # of two labels, so that they don't touch
-    marked: dict[int, float] = {}
+    marked: dict[Hashable, float] = {}
     for g, cost in costs.items():
         if not marked or np.log(cost / max(marked.values())) > apart:
             marked[g] = cost
@@ -69,7 +69,7 @@ def _accuracy_panels(numbers: pd.DataFrame, canvas: Canvas, x: str) -> Sequence[
     if "dense" in set(numbers["method"]):
         context.append(Line2D([], [], color="black", marker="*", linestyle="none", label="dense: one group"))
     canvas.legend(handles=context + _few(numbers), loc="outside lower center", ncols=2, **_SMALL)
-    return panels[: len(methods)]
+    return list(panels[: len(methods)])
 
 
 def draw_paired_differences(numbers: pd.DataFrame, canvas: Canvas) -> None:
