@@ -12,6 +12,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 from nbformat import v4
 from nbval.plugin import get_sanitize_patterns
 
@@ -166,8 +167,41 @@ def ids_are_stable(notebook, lesson):
     ]
 
 
+FOLDED = {"hide-input": "source_hidden", "hide-output": "outputs_hidden"}
+"""What a book folds away by its tag, and JupyterLab by its own metadata."""
+
+
 def only_tags_as_metadata(notebook, lesson):
-    return [f"{c.id} has metadata {sorted(c.metadata)}" for c in notebook.cells if set(c.metadata) - {"tags"}]
+    problems = []
+    for cell in notebook.cells:
+        folded = {FOLDED[tag]: True for tag in tags(cell) if tag in FOLDED}
+        rest = {name: value for name, value in cell.metadata.items() if name != "tags"}
+        if rest != ({"jupyter": folded} if folded else {}):
+            problems.append(f"{cell.id} has metadata {rest}, not the folding of its tags {tags(cell)}")
+    return problems
+
+
+def predictions_hide_their_answer(notebook, lesson):
+    """A student who is to predict must not see the answer before: it is folded, and so is what shows it."""
+    problems = []
+    for place, cell in enumerate(notebook.cells):
+        if cell.cell_type != "markdown" or "**Predict.**" not in cell.source:
+            continue
+        if "<details><summary>Answer</summary>" not in cell.source:
+            problems.append(f"{cell.id} asks to predict, without a folded answer")
+        below = next((c for c in notebook.cells[place + 1 :] if c.cell_type == "code"), None)
+        if below is not None and printed(below) and "hide-output" not in tags(below):
+            problems.append(f"{below.id} shows the answer of {cell.id}: fold its output")
+    return problems
+
+
+def ends_with_what_to_try_and_recall(notebook, lesson):
+    markdown = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    tail = markdown.partition("\n### Try this\n")[2]
+    changes, _, questions = tail.partition("\n### Recall\n")
+    folded = questions.partition("\n## ")[0].count("</details>")
+    problems = [] if changes.count("\n| ") >= 4 else ["no table of changes below `### Try this`"]
+    return problems + ([] if folded >= 5 else [f"{folded} folded answers below `### Recall`, five are wanted"])
 
 
 def short_cells(notebook, lesson):
@@ -191,6 +225,31 @@ def links_lead_somewhere(notebook, lesson):
 
 
 SVG = v4.new_output("display_data", data={"image/svg+xml": "<svg/>"})
+
+END = (
+    """## Summary
+
+One and one is two.
+
+### Try this
+
+| change | what happens |
+| --- | --- |
+| `1 + 2` | it prints 3 |
+| `2 + 2` | it prints 4 |
+
+### Recall
+"""
+    + 5
+    * """
+<details><summary>How much is 1 + 1?</summary>
+
+Two.
+
+</details>
+"""
+    + "\n## Exercises"
+)
 
 # For each guard, ways to break a good notebook and a word of the sentence that must follow.
 
@@ -234,6 +293,11 @@ BREAKS = [
     (ids_are_stable, lambda n: _set(n.cells[3], id="c00-1"), "twice"),
     (ids_are_stable, lambda n: _set(n.cells[3], id="d1e2f3"), "c00-"),
     (only_tags_as_metadata, lambda n: _metadata(n.cells[3], scrolled=True), "scrolled"),
+    (only_tags_as_metadata, lambda n: _metadata(n.cells[3], tags=["hide-input"]), "hide-input"),
+    (predictions_hide_their_answer, lambda n: _set(n.cells[2], source="> **Predict.** 1 + 1?"), "without a folded"),
+    (predictions_hide_their_answer, lambda n: _set(n.cells[2], source="> **Predict.** 1 + 1?"), "fold its output"),
+    (ends_with_what_to_try_and_recall, lambda n: _set(n.cells[4], source="## Summary\n\n## Exercises"), "no table"),
+    (ends_with_what_to_try_and_recall, lambda n: _set(n.cells[4], source=END.replace("</details>", "", 1)), "five"),
     (short_cells, lambda n: _set(n.cells[3], source="\n".join(["1"] * (LONGEST_CELL + 1))), "lines"),
     (pictures_are_png, lambda n: n.cells[3].outputs.append(SVG), "svg"),
     (links_lead_somewhere, lambda n: _set(n.cells[2], source="[x](09-nothing.ipynb)"), "09-nothing.ipynb"),
@@ -251,7 +315,7 @@ def good():
         v4.new_code_cell(START.replace("NN", "00"), outputs=say),
         v4.new_markdown_cell("## 1. Sums"),
         v4.new_code_cell("print(1 + 1)", outputs=say, metadata={"tags": [CHECKED]}),
-        v4.new_markdown_cell("## Summary\n\nOne and one is two.\n\n## Exercises"),
+        v4.new_markdown_cell(END),
     ]
     hints = "".join(f"<details><summary>Hint {i}</summary>Count.</details>\n\n" for i in (1, 2))
     for number in (1, 2, 3):
@@ -394,6 +458,17 @@ def test_the_mode_decides_the_amount_and_must_be_known(monkeypatch, capsys):
     monkeypatch.setenv("FLGC_MODE", "quick")
     with pytest.raises(ValueError, match="FLGC_MODE='quick' must be one of smoke, standard, full"):
         course.mode()
+
+
+def test_a_claim_of_equality_is_said_or_refused_with_what_was_expected(capsys):
+    course.agree("a and b", torch.zeros(2), torch.full((2,), 1e-9))
+    assert capsys.readouterr().out == "a and b: equal\n"
+    with pytest.raises(AssertionError, match=r"a and b should be equal up to 1e-06, but differ by up to 0\.5"):
+        course.agree("a and b", torch.zeros(2), torch.tensor([0.0, 0.5]))
+    with pytest.raises(AssertionError, match="differ by up to nan"):
+        course.agree("a and b", torch.zeros(1), torch.tensor([torch.nan]))
+    with pytest.raises(AssertionError, match=r"the same shape, but have \(2,\) and \(1,\)"):
+        course.agree("a and b", torch.zeros(2), torch.zeros(1))
 
 
 def test_an_unknown_number_is_refused():
