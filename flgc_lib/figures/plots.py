@@ -14,12 +14,12 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from flgc_lib.experiment.analysis import JUDGED_FROM
 from flgc_lib.figures.styles import STYLES, of_method
 from flgc_lib.methods import METHODS
 
 _SMALL: dict[str, Any] = {"frameon": False, "fontsize": "small"}
 _PALE = "0.82"
+_MANY = 5  # seeds: an interval from fewer rests on a guess of the spread
 
 
 def draw_accuracy_by_groups(numbers: pd.DataFrame, canvas: Canvas) -> None:
@@ -214,17 +214,17 @@ def draw_group_sizes(numbers: pd.DataFrame, canvas: Canvas) -> None:
 
 
 def _points(axes: Axes, cells: pd.DataFrame, x: str, y: str, *, across: bool = False, **style: Any) -> None:  # noqa: ANN401
-    """Points with intervals of y or, `across`, of x: open and dotted from seeds too few to judge, none from one."""
+    """Points with intervals of y or, `across`, of x: open and dotted from few seeds, none from one."""
     line = style.pop("linestyle")
     axes.plot(cells[x], cells[y], color=style["color"], linestyle=line)
     value = x if across else y
-    for judged, part in cells.groupby(cells["seeds"] >= JUDGED_FROM):
+    for many, part in cells.groupby(cells["seeds"] >= _MANY):
         spread = [(part[value] - part["low"]).clip(lower=0), (part["high"] - part[value]).clip(lower=0)]
         bars: dict[str, Any] = {"xerr" if across else "yerr": spread} if (part["seeds"] > 1).any() else {}
-        face = style["color"] if judged else "white"
+        face = style["color"] if many else "white"
         drawn = axes.errorbar(part[x], part[y], linestyle="none", capsize=3, markerfacecolor=face, **bars, **style)
         for bar in drawn.lines[2]:
-            bar.set_linestyle("-" if judged else ":")
+            bar.set_linestyle("-" if many else ":")
 
 
 def _lowest(axes: Axes) -> bool:
@@ -238,9 +238,9 @@ def _lowest(axes: Axes) -> bool:
 
 def _few(numbers: pd.DataFrame) -> list[Line2D]:
     """For a legend: what open marks say, if there are any."""
-    words = f"open, dotted: fewer than {JUDGED_FROM} seeds, no verdict"
+    words = f"open, dotted: fewer than {_MANY} seeds"
     mark = Line2D([], [], color="0.3", marker="o", markerfacecolor="white", linestyle=":", label=words)
-    return [mark] if (numbers["seeds"] < JUDGED_FROM).any() else []
+    return [mark] if (numbers["seeds"] < _MANY).any() else []
 
 
 def _of_groups(groups: Sequence[int]) -> list[Line2D]:

@@ -1,7 +1,7 @@
 """Pictures of a run's groups, from its record: S and T, masks, sizes, moves and copies of a layer or of all layers.
 
-They show `assignments.Arrays`, those of `groups/<run>.npz` or of a network that was trained just now, at the three moments
-of the record: the start, half-way and the end.
+They show `assignments.Arrays`, those of `groups/<run>.npz` or of a network that was trained just now, at the three
+moments of the record: the start, half-way and the end.
 
 Source: Motohashi and Yamauchi, sections 2-3 and 3; the names of the arrays stand in data/results/README.md.
 """
@@ -28,7 +28,7 @@ def mask_at(arrays: Arrays, layer: str, moment: int) -> np.ndarray:
 
 
 def draw_logits(arrays: Arrays, layer: str, canvas: Canvas) -> None:
-    """S, below it T, at the three moments; a column a channel or filter, sorted by its group at the end; dots: argmax."""
+    """S, below it T, at the three moments; a column a channel or filter, sorted by group at the end; dots: argmax."""
     moments = arrays[SNAPSHOTS]
     panels = canvas.subplots(2 * len(moments), 1)
     for what, place in (("channel", 0), ("filter", len(moments))):
