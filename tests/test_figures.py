@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from matplotlib import pyplot
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure as Canvas
 
@@ -302,12 +303,15 @@ def test_a_figure_that_is_none_any_more_is_taken_away_and_nothing_else(results, 
 
 
 def test_a_notebook_draws_a_figure_from_the_records_as_they_are(results, tmp_path, capsys):
-    canvas = draw.drawn(NAME, results)
+    draw.show(NAME, results)
+    canvas = pyplot.gcf()
     assert canvas.get_suptitle().startswith("Accuracy against the number of groups, a three-block net: tiny, 2")
-    assert draw.drawn("gpu-paired-differences", results) is None
+    pyplot.close(canvas)
+    draw.show("gpu-paired-differences", results)
+    assert not pyplot.get_fignums()
     assert "no run for it is recorded yet" in capsys.readouterr().out
     with pytest.raises(ValueError, match="there is no figure 'smal': they are residual-blocks, "):
-        draw.drawn("smal", results)
+        draw.show("smal", results)
 
 
 def test_without_records_there_are_drawings_only(tmp_path):

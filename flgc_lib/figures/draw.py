@@ -70,7 +70,7 @@ def regenerate(results: Path, folder: Path) -> list[Path]:
         pictures.append(folder / f"{figure.id}.svg")
         with _style():
             # The same bytes depend on nothing but what it shows: no date.
-            _on_canvas(figure, caption, numbers).savefig(pictures[-1], metadata={"Date": None, "Creator": _MAKER})
+            _draw(figure, caption, numbers, Canvas()).savefig(pictures[-1], metadata={"Date": None, "Creator": _MAKER})
         if numbers is not None:
             numbers.to_csv(folder / f"{figure.id}.csv", index=False)
     for old in _outdated(folder, pictures):
@@ -79,15 +79,12 @@ def regenerate(results: Path, folder: Path) -> list[Path]:
     return pictures
 
 
-def drawn(name: str, results: Path) -> Canvas | None:
-    """A figure of the manifest as a notebook shows it, drawn from the records as they are now.
+def show(name: str, results: Path) -> None:
+    """Draws a figure of the manifest in a notebook, from the records as they are now; says so where there are none yet.
 
     Args:
         name: its `id`.
         results: folder of the records.
-
-    Returns:
-        None where nothing to draw is recorded yet, which it prints.
 
     Raises:
         ValueError: if there is no such figure.
@@ -98,9 +95,11 @@ def drawn(name: str, results: Path) -> Canvas | None:
     figure, caption, numbers = found[0]
     if numbers is not None and numbers.empty:
         print(f"{figure.caption}: no run for it is recorded yet.")
-        return None
+        return
+    from matplotlib import pyplot  # shows at the end of a cell what is drawn on its canvas
+
     with _style():
-        return _on_canvas(figure, caption, numbers)
+        _draw(figure, caption, numbers, pyplot.figure())
 
 
 def check(results: Path, folder: Path) -> list[str]:
@@ -140,8 +139,9 @@ def _style() -> AbstractContextManager[None]:
     return mpl.rc_context({"svg.hashsalt": "flgc", "axes.spines.top": False, "axes.spines.right": False})
 
 
-def _on_canvas(figure: Figure, caption: str, numbers: pd.DataFrame | None) -> Canvas:
-    canvas = Canvas(figsize=(_WIDTH, 3.6), layout="constrained")  # a function that draws sets the height that it needs
+def _draw(figure: Figure, caption: str, numbers: pd.DataFrame | None, canvas: Canvas) -> Canvas:
+    canvas.set_size_inches(_WIDTH, 3.6)  # a function that draws sets the height that it needs
+    canvas.set_layout_engine("constrained")
     figure.draw(pd.DataFrame() if numbers is None else numbers, canvas)
     canvas.suptitle(textwrap.fill(caption, _LINE), fontsize="small", x=0.01, ha="left")
     return canvas
