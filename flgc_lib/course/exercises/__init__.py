@@ -5,6 +5,7 @@ import importlib
 from flgc_lib.course.exercises.answers import NotYet
 
 CHAPTERS = tuple("012345678")
+"""Notebooks with exercises."""
 
 
 def check(exercise: str, answer: object) -> None:
@@ -20,10 +21,11 @@ def check(exercise: str, answer: object) -> None:
     """
     chapter, _, number = exercise.partition(".")
     step = number.removeprefix("step")
-    file = "building" if step != number else f"chapter0{chapter}"
-    there = chapter in CHAPTERS
-    module = importlib.import_module(f"{__name__}.{file}") if there else None
-    solve = getattr(module, f"step_{chapter}_{step}" if step != number else f"exercise_{number}", None)
+    file, name = (
+        (f"chapter0{chapter}", f"exercise_{number}") if step == number else ("building", f"step_{chapter}_{step}")
+    )
+    module = importlib.import_module(f"{__name__}.{file}") if chapter in CHAPTERS else None
+    solve = getattr(module, name, None)
     if solve is None:
         raise ValueError(f"there is no exercise {exercise!r}; the first of notebook 03 is '3.1'")
     try:

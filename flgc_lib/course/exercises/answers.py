@@ -5,16 +5,22 @@ what was called with what, what came out and what should have; it never claims m
 """
 
 import copy
+import math
 import numbers
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-MOST_SHOWN = 24
-"""Numbers that a sentence shows; of more it gives the shape."""
+MOST_SHOWN, LONGEST = 24, 220
+"""Numbers and letters of a value that a sentence shows; of a larger one it gives the shape."""
+REMEDIES = {
+    "name '": " Run the cells above that define it.",
+    "a leaf Variable that requires grad": " Change parameters inside `with torch.no_grad():`, or with nn.init.",
+}
+"""What to do about errors that are not about the exercise, by words of their message."""
 
 
 class NotYet(Exception):  # noqa: N818 - it is an answer to a student, not a fault
@@ -41,7 +47,7 @@ class Student:
         return f"`{self.name}({', '.join(map(show, arguments))})`"
 
     def __call__(self, *arguments: Any, wanted: object = ..., nothing: bool = False) -> Any:  # noqa: ANN401
-        """The function's value for copies of the arguments; of a tensor that takes a gradient, for the tensor itself.
+        """The function's value for copies of the arguments, but for modules and tensors with a gradient themselves.
 
         Args:
             arguments: of the call.
@@ -51,14 +57,15 @@ class Student:
         Raises:
             NotYet: if it stops, or returns what the stub does.
         """
-        given = [a if isinstance(a, Tensor) and a.requires_grad else copy.deepcopy(a) for a in arguments]
+        itself = [isinstance(a, nn.Module) or (isinstance(a, Tensor) and a.requires_grad) for a in arguments]
+        given = [a if keep else copy.deepcopy(a) for a, keep in zip(arguments, itself, strict=True)]
         try:
             value = self.answer(*given)  # type: ignore[operator]
         except NotYet:
             raise
         except Exception as error:
             reason = (str(error).splitlines() or ["no further message"])[0].rstrip(".")
-            remedy = " Run the cells above that define it." if isinstance(error, NameError) else ""
+            remedy = "".join(what for words, what in REMEDIES.items() if words in reason)
             should = "" if wanted is ... else f" It should give {show(wanted)}."
             raise NotYet(
                 f"{self.called(*arguments)} stops with {type(error).__name__}: {reason}.{remedy}{should}"
@@ -87,29 +94,23 @@ class Student:
         expect(self.called(*arguments), value, wanted, why, mistakes)
 
 
-def expect(
-    called: str, value: object, wanted: object, why: str, mistakes: Mapping[str, object] | None = None
-) -> None:
+def expect(called: str, value: object, wanted: object, why: str, mistakes: Mapping[str, object] | None = None) -> None:
     """Refuses a value that is not the wanted one: with the mistake's sentence if it is a usual one, else with `why`."""
-    if (value is None) == (wanted is None) and (wanted is None or agree(given := read(value, called), wanted)):
+    given = None if value is None else read(value, called)
+    if _matches(given, wanted):
         return
     for sentence, wrong in (mistakes or {}).items():
-        if (value is None and wrong is None) or (
-            value is not None and wrong is not None and agree(given, wrong) and not _same(wrong, wanted)
-        ):
+        if _matches(given, wrong):
             raise NotYet(f"{called} gives {show(value)}: {sentence}")
-    given_shape = None if value is None else tuple(given.shape)
-    if value is not None and wanted is not None and given_shape != tuple(read(wanted, called).shape):
-        shape = tuple(read(wanted, called).shape)
-        what = f"one number, and not {_size(given_shape)}" if not shape else f"{_size(shape)}, not {_size(given_shape)}"
-        raise NotYet(f"{called} should give {what}: {why}")
-    apart = ""
-    if show(value) == show(wanted):
-        difference = (given.double() - read(wanted, called).double()).abs()
-        apart = f" (they differ by up to {float(difference.max()):.2g})"
-    if show(value) == show(wanted) and show(wanted).startswith("a tensor"):
-        raise NotYet(f"{called} has the right shape, but values differ by up to {float(difference.max()):.2g}: {why}")
-    raise NotYet(f"{called} gives {show(value)}, but should give {show(wanted)}{apart}: {why}")
+    if given is None or wanted is None:
+        raise NotYet(f"{called} gives {show(value)}, but should give {show(wanted)}: {why}")
+    target = read(wanted, called)
+    if given.shape != target.shape and (target.ndim or given.numel() != 1):
+        raise NotYet(f"{called} gives {_size(given.shape)}, but should give {_size(target.shape)}: {why}")
+    if show(value) == show(wanted) or given.numel() > MOST_SHOWN:
+        apart = float((given.double() - target.double()).abs().max())
+        raise NotYet(f"{called} has the right shape, but values differ by up to {apart:.2g}: {why}")
+    raise NotYet(f"{called} gives {show(value)}, but should give {show(wanted)}: {why}")
 
 
 def filled(answer: Any, hint: str) -> Any:  # noqa: ANN401
@@ -155,8 +156,20 @@ def number(value: object, what: str) -> float:
     """
     found = read(value, what)
     if found.numel() != 1:
-        raise NotYet(f"{what} should give one number, and not {_size(tuple(found.shape))}.")
+        raise NotYet(f"{what} should give one number, and not {_size(found.shape)}.")
     return float(found)
+
+
+def whole(value: object, what: str) -> Tensor:
+    """Whole numbers in any form, int64.
+
+    Raises:
+        NotYet: if one has a fraction, or is infinite or no number.
+    """
+    found = read(value, what)
+    if not bool(found.isfinite().all()) or not torch.equal(found, found.round()):
+        raise NotYet(f"{what} gives {show(value)}, where whole numbers are wanted.")
+    return found.long()
 
 
 def agree(given: Tensor, wanted: object) -> bool:
@@ -165,44 +178,58 @@ def agree(given: Tensor, wanted: object) -> bool:
     given = given.reshape(()) if target.ndim == 0 and given.numel() == 1 else given
     if given.shape != target.shape:
         return False
-    whole = bool((target == target.round()).all())  # counts and memberships are right or wrong
     epsilon = torch.finfo(given.dtype).eps
-    tolerance = max(1e-9, 2 * epsilon) if whole else max(1e-5, 8 * epsilon)
-    finite = target[target.isfinite()].abs()
-    scale = 1.0 if whole or not len(finite) else max(1.0, float(finite.max()))
-    return torch.allclose(given.double(), target.double(), rtol=10 * tolerance, atol=tolerance * scale)
+    if torch.equal(target, target.round()):  # counts and memberships are right or wrong
+        relative, absolute = max(1e-12, 4 * epsilon), max(1e-9, 4 * epsilon)
+    else:
+        relative = max(1e-4, 80 * epsilon)
+        absolute = relative / 10 * max(1.0, float(target[target.isfinite()].abs().max()))
+    return torch.allclose(given.double(), target.double(), rtol=relative, atol=absolute)
 
 
 def show(value: object) -> str:
-    """A value as it stands in a sentence."""
+    """A value as it stands in a sentence, or what it is if it is long."""
     if isinstance(value, (Tensor, np.ndarray)):
         kind = "a tensor" if isinstance(value, Tensor) else "an array"
-        many = value.numel() if isinstance(value, Tensor) else value.size
-        return f"{kind} of shape {tuple(value.shape)}" if many > MOST_SHOWN else show(value.tolist())
+        listed = (value + 0 if str(value.dtype).endswith("bool") else value).tolist()  # 0 and 1 take less room
+        few = math.prod(value.shape) <= MOST_SHOWN and len(_text(listed)) <= LONGEST
+        return _text(listed) if few else f"{kind} of shape {tuple(value.shape)}"
+    text = _text(value)
+    long = isinstance(value, Sized) and len(text) > LONGEST
+    return f"a {type(value).__name__} of {len(value)}" if long else text  # type: ignore[arg-type]
+
+
+def _text(value: object) -> str:
+    if isinstance(value, (Tensor, np.ndarray)):
+        return show(value)
     if isinstance(value, (float, np.floating)):
         return f"{value:.5g}"
     if value is ... or value is None or isinstance(value, (str, numbers.Number, np.bool_)):
         return "`...`" if value is ... else repr(value.item() if isinstance(value, np.generic) else value)
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{show(k)}: {show(v)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(f"{_text(k)}: {_text(v)}" for k, v in value.items()) + "}"
     if isinstance(value, (list, tuple, set, frozenset)):
-        left, right = {list: "[]", tuple: "()"}.get(type(value), "{}")
-        text = left + ", ".join(map(show, value)) + right
-        return text if len(text) <= 8 * MOST_SHOWN else f"a {type(value).__name__} of {len(value)}"
+        frame = "[{}]" if isinstance(value, list) else "({})" if isinstance(value, tuple) else "{{{}}}"
+        return frame.format(", ".join(map(_text, value)))
     if isinstance(value, type) or callable(value):
         kind = "module" if isinstance(value, nn.Module) else "class" if isinstance(value, type) else "function"
         return f"the {kind} {getattr(value, '__name__', type(value).__name__)}"
     return f"a value of type {type(value).__name__}"
 
 
-def _size(shape: tuple[int, ...] | None) -> str:
-    if not shape:
-        return "a single number" if shape == () else "None"
-    return f"{shape[0]} numbers" if len(shape) == 1 else f"numbers of shape {shape}"
+def _size(shape: Sequence[int]) -> str:
+    if len(shape) == 0:
+        return "one number"
+    return f"{shape[0]} numbers in a row" if len(shape) == 1 else f"numbers of shape {tuple(shape)}"
 
 
-def _same(one: object, other: object) -> bool:
-    return one is None if other is None else agree(read(one, "").double(), other)
+def _matches(given: Tensor | None, wanted: object) -> bool:
+    return wanted is None if given is None else wanted is not None and agree(given, wanted)
+
+
+def logits(rows: int, groups: int, generator: torch.Generator) -> Tensor:
+    """S or T of a hidden case, shape (rows, groups), N(0, 1), in hundredths so that a sentence can show it."""
+    return (100 * torch.randn(rows, groups, generator=generator)).round() / 100
 
 
 def draw(low: int, high: int, generator: torch.Generator) -> int:

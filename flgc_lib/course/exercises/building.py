@@ -14,6 +14,7 @@ from flgc_lib.course.exercises.answers import (
     expect,
     gradients,
     gradients_of,
+    logits,
     pulled_back,
     show,
 )
@@ -26,21 +27,23 @@ def step_3_1(answer: object) -> str:
     hint = "`binarise` returns nothing yet: it takes S, shape (rows, groups), and returns a one-hot matrix like it."
     student, generator = Student(answer, "binarise", hint), torch.Generator().manual_seed(0)
     tie = torch.tensor([[1.0, 1.0], [0.2, 0.9]])
-    for S in (tie, *(torch.randn(draw(3, 9, generator), G, generator=generator) for G in (1, 2, 5))):
+    for S in (tie, *(logits(draw(3, 9, generator), G, generator) for G in (1, 2, 5))):
         mistakes = {
             "that is the softmax; forward the choice must be hard, exactly 0 and 1.": S.softmax(dim=1),
-            "you choose a row for each group; every row (channel) chooses a group: dim=1.": membership(S.T).T,
+            "that is a channel for each group; every row (channel) chooses a group: dim=1.": membership(S.T).T,
             "two equal logits: the channel belongs to one group only, the lowest.": S == S.amax(dim=1, keepdim=True),
         }
         student.gives((S,), membership(S), "a row has a 1 where its logit is largest.", mistakes)
-        u = torch.randn(S.shape, generator=generator)
+        u = logits(len(S), S.shape[1], generator)
         p = S.softmax(dim=1)
         slips = {
             "that is the gradient of the masked estimator: don't multiply the soft part by the hard choice.": gradients(
                 lambda s: straight_through(s, membership(s), estimator="masked"), [S], u
             )[0],
-            "a softmax over the rows; the groups of one row share, dim=1.": gradients(lambda s: s.softmax(0), [S], u)[0],
-            "u itself comes through: the soft part is the logits, not their softmax.": u,
+            "that is the gradient of a softmax over the rows; the groups of one row share, dim=1.": gradients(
+                lambda s: s.softmax(0), [S], u
+            )[0],
+            "that is u itself, as if the soft part were the logits and not their softmax.": u,
         }
         given = gradients_of(student, {"S": S}, u)[0]
         where = f"the gradient of S = {show(S)}, where ∂L/∂A = {show(u)},"
@@ -53,7 +56,7 @@ def step_3_2(answer: object) -> str:
     hint = "`mask` returns nothing yet: it takes S (C, G) and T (N, G), and returns M, shape (N, C)."
     student, generator = Student(answer, "mask", hint), torch.Generator().manual_seed(0)
     for C, N, G in ((4, 3, 2), (6, 6, 3), (9, 5, 4)):
-        S, T = (torch.randn(rows, G, generator=generator) for rows in (C, N))
+        S, T = (logits(rows, G, generator) for rows in (C, N))
         M = connection_mask(membership(S), membership(T))
         mistakes = {
             "rows and columns are exchanged: M has a row for each filter, B Aᵀ.": M.T,
@@ -72,7 +75,7 @@ def step_3_3(answer: object) -> str:
     student, generator = Student(answer, "masked_convolution", hint), torch.Generator().manual_seed(0)
     for C, N, G, k in ((4, 3, 2, 3), (6, 6, 3, 1), (9, 5, 4, 5)):
         x, W = torch.randn(2, C, 6, 5, generator=generator), torch.randn(N, C, k, k, generator=generator)
-        S, T = (torch.randn(rows, G, generator=generator) for rows in (C, N))
+        S, T = (logits(rows, G, generator) for rows in (C, N))
         M = connection_mask(membership(S), membership(T))
         mistakes = {
             "that is the dense convolution: multiply W by M, spread over the kernel, M[:, :, None, None].": F.conv2d(
@@ -117,14 +120,16 @@ def own_layer(answer: object, more: tuple[int, ...]) -> None:
         mine, theirs = _parameters(layer, made, C, N, k, G), dict(library.named_parameters())
         for name, parameter in mine.items():
             if torch.equal(parameter, dict(_parameters(twin, made, C, N, k, G))[name]):
-                raise NotYet(f"{made}: two new layers have the same {name}; draw it at random, else all groups start alike.")
+                raise NotYet(
+                    f"{made}: two new layers have the same {name}; draw it at random, else all groups start alike."
+                )
             with torch.no_grad():
                 parameter.copy_(torch.randn(parameter.shape, generator=generator))
                 theirs[name].copy_(parameter)
         x = torch.randn(2, C, 6, 5, generator=generator)
         wanted = library(x)
         student = Student(layer, f"{build.name}(…)", hint)
-        why = f"C = {C}, N = {N}, kernel {k}×{k}, G = {G}: FLGConv2d with the same W, S and T, padding = kernel_size // 2."
+        why = f"C = {C}, N = {N}, kernel {k}×{k}, G = {G}: FLGConv2d with the same W, S and T, padding k // 2."
         student.gives((x,), wanted, why)
         u = torch.randn(wanted.shape, generator=generator)
         found = pulled_back(student, student(x), mine, u)
@@ -175,18 +180,20 @@ def step_4_1(answer: object) -> str:
         A = membership(S)
         best = S.masked_fill(~A, -torch.inf)
         mistakes = {
+            "a group without members has τ = +∞, so that it imports nothing.": thresholds(S, A, k).masked_fill(
+                ~A.any(dim=0), -torch.inf
+            ),
             "that is the mean over all members; only the k best count.": thresholds(S, A, len(S)),
             "that is the largest score; τ is the mean of the k largest.": best.amax(dim=0),
-            "that is the k-th largest score; τ is the mean of the k largest.": best.topk(min(k, len(S)), dim=0).values[-1],
+            "that is the k-th largest score; τ is the mean of the k largest.": best.topk(min(k, len(S)), dim=0).values[
+                -1
+            ],
             "τ looks at members only: mask the others out with -inf.": S.topk(min(k, len(S)), dim=0).values.mean(dim=0),
             "a group with fewer than k members averages over those that it has.": torch.where(
                 A.sum(dim=0) >= k, thresholds(S, A, k), -torch.inf
             ),
-            "a group without members has τ = +∞, so that it imports nothing.": thresholds(S, A, k).masked_fill(
-                ~A.any(dim=0), -torch.inf
-            ),
         }
-        why = f"with {A.sum(dim=0).tolist()} members, it is the mean of each group's {k} best, of all if there are fewer, else +∞."
+        why = f"it is the mean of each group's {k} best members, of all if there are fewer, +∞ if none."
         student.gives((S, A, k), thresholds(S, A, k), why, mistakes)
     return "The mean of the k best members, of all if there are fewer, and +∞ for an empty group."
 
@@ -206,7 +213,6 @@ def step_4_2(answer: object) -> str:
                 "those are the copies together with the members; a member is no copy.": wanted | A,
                 "a score equal to τ is not above it: the comparison is strict.": (scores >= tau) & ~A,
                 f"those are the copies for the other score; score = {score!r} was asked for.": duplicates(other, A, k),
-                "τ and what is compared with it must be of one kind, logits or shares.": (other > tau) & ~A,
                 "those are the copies for k = 1.": duplicates(scores, A, 1),
             }
             what = "S itself" if score == "logit" else "the row softmax of S"
@@ -219,10 +225,17 @@ def step_4_3(answer: object) -> str:
     """The student's own layer with the rule."""
     for k in (1, 3):
         own_layer(answer, (k,))
-    return "Your layer and FLGConv2d(duplicate_top_k=k) give the same outputs and gradients: you have built the proposal."
+    return (
+        "Your layer and FLGConv2d(duplicate_top_k=k) give the same outputs and gradients: you have built the proposal."
+    )
 
 
 def _random_scores(generator: torch.Generator, count: int) -> list[tuple[Tensor, int]]:
-    """S and k, some groups smaller than k, and some empty."""
-    sizes = [(draw(4, 16, generator), draw(1, 6, generator), draw(1, 6, generator)) for _ in range(count)]
-    return [(torch.randn(C, G, generator=generator), k) for C, G, k in sizes]
+    """S and k, some groups smaller than k, and some empty; what is copied depends on k."""
+    cases: list[tuple[Tensor, int]] = []
+    while len(cases) < count:
+        S, k = logits(draw(4, 8, generator), draw(2, 3, generator), generator), draw(1, 6, generator)
+        copies = [duplicates(S, membership(S), other) for other in (1, 3, k)]
+        if not torch.equal(copies[2], copies[k == 1]):
+            cases.append((S, k))
+    return [*cases, (logits(5, 1, generator), 2), (logits(5, 6, generator), 3)]

@@ -1,6 +1,7 @@
 """Checks of the exercises of notebook 00."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -67,7 +68,7 @@ def exercise_2(answer: object) -> str:
 
 def exercise_3(answer: object) -> str:
     """The words of the paper's title."""
-    title = dict(answer) if isinstance(answer, Mapping) or _is_pairs(answer) else {}
+    title = _dictionary(answer)
     if set(title) != set(TITLE):
         raise NotYet(f"`title` must be a dictionary with these keys: {', '.join(TITLE)}.")
     if all(value in (..., None) for value in title.values()):
@@ -79,5 +80,9 @@ def exercise_3(answer: object) -> str:
     return "Right: *Optimisation of feature assignment in dynamically grouped convolutional neural networks*."
 
 
-def _is_pairs(answer: object) -> bool:
-    return isinstance(answer, Iterable) and all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in answer)
+def _dictionary(answer: object) -> dict[Any, Any]:
+    """A dictionary, or pairs of which one can be made; else an empty one."""
+    if isinstance(answer, Mapping):
+        return dict(answer)
+    pairs = list(answer) if isinstance(answer, (list, tuple, set)) else []
+    return dict(pairs) if all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs) else {}

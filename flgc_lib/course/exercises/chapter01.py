@@ -25,23 +25,30 @@ def exercise_1(answer: object) -> str:
         "for the 3×3 image and the 2×2 kernel of section 1 there are 4 weights, each used at 2 · 2 positions. "
         "Look at the size of the output, not of the input."
     )
-    student.gives((1, 1, 2, 3, 3, 1, 0), (4, 16), by_hand)
-    why = (
+    formula = (
         "that is what the library counts. The output has (height + 2 · padding - k) // stride + 1 rows, "
         "and columns by the same formula with the width."
     )
-    shown = [(3, 8, 3, 32, 32, 1, 1), (16, 4, 1, 8, 8, 2, 0), (3, 8, 7, 32, 32, 2, 3), (5, 6, 3, 12, 9, 2, 1)]
-    for C, N, k, height, width, stride, padding in (*shown, *(_convolution(generator) for _ in range(8))):
+    shown = [
+        (1, 1, 2, 3, 3, 1, 0),
+        (3, 8, 3, 32, 32, 1, 1),
+        (16, 4, 1, 8, 8, 2, 0),
+        (3, 8, 7, 32, 32, 2, 3),
+        (5, 6, 3, 12, 9, 2, 1),
+    ]
+    cases = [*shown, *(_convolution(generator) for _ in range(8))]
+    for C, N, k, height, width, stride, padding in cases:
         layer = nn.Conv2d(C, N, k, stride, padding, bias=False)
         wanted = tuple(cost.count(layer, (C, height, width)))
         mistakes = {
             "the two are exchanged: (parameters, MACs).": wanted[::-1],
-            "you count a bias of N numbers; this convolution has none.": (wanted[0] + N, wanted[1]),
+            "that has N numbers more, as with a bias; this convolution has none.": (wanted[0] + N, wanted[1]),
             "a MAC is one multiplication with its addition, and counts once.": (wanted[0], 2 * wanted[1]),
             "the MACs are those for an output as large as the input.": (wanted[0], wanted[0] * height * width),
         }
+        why = by_hand if wanted == (4, 16) else formula
         student.gives((C, N, k, height, width, stride, padding), wanted, why, mistakes)
-    return "parameters and MACs agree with flgc_lib.cost for 13 convolutions, strides and padding too."
+    return f"parameters and MACs agree with flgc_lib.cost for {len(cases)} convolutions, strides and padding too."
 
 
 def _convolution(generator: torch.Generator) -> tuple[int, int, int, int, int, int, int]:
@@ -81,8 +88,7 @@ def _train_norms(block: nn.Module) -> None:
 def _becomes_identity(student: Student, block: nn.Module, x: Tensor, *, trained: bool) -> None:
     convolutions = {name: w.detach().clone() for name, w in block.named_parameters() if "conv" in name}
     parts = {name: type(module) for name, module in block.named_modules()}
-    student_block = Student(lambda: student.answer(block), "make_identity", "")  # type: ignore[operator]
-    student_block(nothing=True)
+    student(block, nothing=True)
     now = dict(block.named_parameters())
     for name, before in convolutions.items():
         if name not in now or not torch.equal(before, now[name]):
@@ -127,7 +133,9 @@ def _is_projection(student: Student, in_channels: int, out_channels: int, stride
     if module is None:
         raise NotYet(f"{case} you return None, but x cannot be added to F(x): their shapes differ.")
     if not isinstance(module, nn.Module):
-        raise NotYet(f"{case} you return {show(module)}; return a module, for example nn.Sequential(convolution, norm).")
+        raise NotYet(
+            f"{case} you return {show(module)}; return a module, for example nn.Sequential(convolution, norm)."
+        )
     convolutions = [m for m in module.modules() if isinstance(m, nn.Conv2d)]
     norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
     if [m.kernel_size for m in convolutions] != [(1, 1)] or convolutions[0].groups != 1:
@@ -136,8 +144,9 @@ def _is_projection(student: Student, in_channels: int, out_channels: int, stride
             f"{case} its convolutions are {kernels or 'none'}; a projection is one 1×1 convolution without groups, the "
             "cheapest layer that changes the number of channels."
         )
-    if len(norms) != 1:
-        raise NotYet(f"{case} it has {len(norms)} nn.BatchNorm2d; one follows the convolution.")
+    if [m.num_features for m in norms] != [out_channels]:
+        has = f"nn.BatchNorm2d of {[m.num_features for m in norms]} channels" if norms else "no nn.BatchNorm2d"
+        raise NotYet(f"{case} it has {has}; one of {out_channels} follows the convolution: is their order right?")
     x = torch.randn(2, in_channels, 9, 8)
     expected = (2, out_channels, (9 - 1) // stride + 1, (8 - 1) // stride + 1)
     value = Student(module, f"shortcut({in_channels}, {out_channels}, {stride})", "")(x)
@@ -156,12 +165,18 @@ class _NoConvolution(TorchFunctionMode):
     """Refuses every convolution of torch, by whatever name it is called."""
 
     def __torch_function__(
-        self, function: Callable[..., Any], types: object, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        function: Callable[..., Any],
+        types: object,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
         """Refuses, or goes on."""
         name = getattr(function, "__name__", str(function))
         if "conv" in name:
-            raise NotYet(f"you called {name}; here the point is to do without: F.unfold, one matrix product, a reshape.")
+            raise NotYet(
+                f"you called {name}; here the point is to do without: F.unfold, one matrix product, a reshape."
+            )
         return function(*args, **(kwargs or {}))
 
 
@@ -173,7 +188,8 @@ def exercise_4(answer: object) -> str:
     )
     student, generator = Student(answer, "conv_by_matmul", hint), torch.Generator().manual_seed(0)
     shown = [(3, 5, k, 8, 7, stride, padding) for k in (1, 3) for stride in (1, 2) for padding in (0, 1)]
-    for C, N, k, height, width, stride, padding in (*shown, *(_convolution(generator) for _ in range(8))):
+    cases = [*shown, *(_convolution(generator) for _ in range(8))]
+    for C, N, k, height, width, stride, padding in cases:
         x = torch.randn(2, C, height, width, generator=generator)
         weight = torch.randn(N, C, k, k, generator=generator)
         wanted = F.conv2d(x, weight, stride=stride, padding=padding)
@@ -190,4 +206,4 @@ def exercise_4(answer: object) -> str:
         if not agree(given, wanted):
             apart = float((given.double() - wanted.double()).abs().max())
             raise NotYet(f"{called} has the right shape, but values differ by up to {apart:.2f}: {why}")
-    return "16 convolutions, each one matrix product: N · (C k²) · (H' W') multiply-accumulates, as counted."
+    return f"{len(cases)} convolutions, each one matrix product: N · (C k²) · (H' W') multiply-accumulates, as counted."

@@ -16,17 +16,19 @@ def exercise_1(answer: object) -> str:
         "filters, and so how many weights? Then there are G such groups."
     )
     student, generator = Student(answer, "grouped_cost", hint), torch.Generator().manual_seed(0)
-    by_hand = "each of the 2 groups joins 2 channels with 2 filters, which makes 2 · (2 · 2) = 8 weights, each used once."
-    student.gives((4, 4, 1, 2, 1), (8, 8), by_hand)
-    shown = [(8, 16, 3, 4, 5), (64, 64, 3, 1, 8), (32, 32, 3, 32, 8), (12, 6, 1, 3, 7)]
+    by_hand = (
+        "each of the 2 groups joins 2 channels with 2 filters, which makes 2 · (2 · 2) = 8 weights, each used once."
+    )
+    formula = "that is what the library counts. A filter has (C / G) · k · k weights; there are N filters."
+    shown = [(4, 4, 1, 2, 1), (8, 16, 3, 4, 5), (64, 64, 3, 1, 8), (32, 32, 3, 32, 8), (12, 6, 1, 3, 7)]
     for C, N, k, G, side in (*shown, *(_grouped(generator) for _ in range(8))):
         wanted = tuple(cost.count(nn.Conv2d(C, N, k, padding=k // 2, groups=G, bias=False), (C, side, side)))
         mistakes = {
             "that is the dense convolution: a filter sees the C / G channels of its group.": [G * v for v in wanted],
-            "you divide by G twice: C / G channels for each of all N filters.": [v / G for v in wanted],
+            "that is divided by G twice; there are C / G channels for each of all N filters.": [v / G for v in wanted],
             "the two are exchanged: (parameters, MACs).": wanted[::-1],
         }
-        why = "that is what the library counts. A filter has (C / G) · k · k weights; there are N filters."
+        why = by_hand if wanted == (8, 8) else formula
         student.gives((C, N, k, G, side * side), wanted, why, mistakes)
     return "grouped costs agree with flgc_lib.cost from G = 1 (dense) to G = C (depthwise)."
 
@@ -75,20 +77,14 @@ def exercise_3(answer: object) -> str:
     for N, C, k, G in (*shown, *hidden):
         W = torch.arange(float(C)).view(1, C, 1, 1) if N == 1 else torch.randn(N, C, k, k, generator=generator)
         order = torch.arange(C).view(G, C // G).T.flatten()
-        shuffle = nn.ChannelShuffle(G)
         mistakes = {
-            "that is the shuffle of the weight itself; what is needed undoes it: [:, order[i]] gets what [:, i] was.": W[
-                :, order
-            ],
-            "that is W as it was; the channels meet other weights now.": W,
-            "you re-ordered the filters, axis 0; the channels of a weight are on axis 1.": shuffle(W.transpose(0, 1)).transpose(
-                0, 1
-            )
-            if N == C
-            else torch.zeros(0),
+            "that is the weight shuffled as the channels are; what is needed undoes the shuffle.": W[:, order],
+            "that is W as it was; without the shuffle its weights meet other channels.": W,
         }
         moves = f"the shuffle puts at place i the channel order[i], order = {order.tolist()}"
-        student.gives((W, G), W[:, order.argsort()], f"{moves}; so weight [:, i] belongs to channel order[i].", mistakes)
+        student.gives(
+            (W, G), W[:, order.argsort()], f"{moves}; so weight [:, i] belongs to channel order[i].", mistakes
+        )
     return "conv(shuffle(x), W) = conv(x, W'): a shuffle is free, it only re-orders the weights behind it."
 
 
@@ -99,14 +95,15 @@ def exercise_4(answer: object) -> str:
         "and M (grouped layer) for each layer, and stop when no zero is left."
     )
     student, generator = Student(answer, "layers_needed", hint), torch.Generator().manual_seed(0)
-    if student(4, 2, nothing=True) is None:  # None is an answer, but also what the stub `pass` leaves
-        student.gives((4, 2), 2, "one layer sees 2 channels, two layers see all 4.")
+    student(4, 2, wanted=2)  # None is an answer to other cases, but also what an untouched stub leaves
     shown = [(4, 2), (8, 4), (16, 4), (64, 16), (8, 1), (12, 4), (8, 8)]
     hidden = [(G * draw(1, 8, generator), G) for G in (2, 3, 4, 5, 6, 8)]
     for C, G in (*shown, *hidden):
         wanted = _layers_needed(C, G)
         if wanted is None:
-            why = f"C = G = {C}: a group has one channel, and a shuffle only moves it, so no number of layers is enough."
+            why = (
+                f"C = G = {C}: a group has one channel, and a shuffle only moves it, so no number of layers is enough."
+            )
         elif wanted == 1:
             why = "G = 1 is dense: one layer alone lets every output see all channels."
         else:
@@ -114,11 +111,7 @@ def exercise_4(answer: object) -> str:
                 f"an output sees C/G = {C // G} channels after one layer and at most (C/G)² after two; a shuffle comes "
                 "between two layers, not before the first."
             )
-        mistakes = None if wanted is None else {
-            "that is the number of shuffles; count the layers, one more.": wanted - 1,
-            "one too many: look at `reach` before another layer is added.": wanted + 1,
-        }
-        student.gives((C, G), wanted, why, mistakes, nothing=True)
+        student.gives((C, G), wanted, why, nothing=True)
     return "right for all cases; C/G channels per group need about log C / log(C/G) layers."
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flgc_lib.course.exercises.answers import NotYet, Student, draw, gradients_of, number, read, show
+from flgc_lib.course.exercises.answers import NotYet, Student, draw, gradients_of, number, show, whole
 
 
 def exercise_1(answer: object) -> str:
@@ -42,8 +42,8 @@ def exercise_2(answer: object) -> str:
     """How many steps a channel takes to its new group."""
     hint = "`steps_until_move` returns nothing yet: take steps in a loop, and count them until the argmax is another."
     student, generator = Student(answer, "steps_until_move", hint), torch.Generator().manual_seed(0)
-    shown = [(torch.tensor(s), torch.tensor([1.0, 0.0]), 1.0) for s in ([0.5, 0.0], [2.0, 0.0], [4.0, 0.0])]
-    hidden = []
+    shown = [(torch.tensor(s), torch.tensor([1.0, 0.0]), 1.0) for s in ([2.0, 0.0], [4.0, 0.0])]
+    hidden: list[tuple[Tensor, Tensor, float]] = []
     while len(hidden) < 12:
         G = draw(2, 6, generator)
         s, u = 2 * torch.randn(G, generator=generator), torch.randn(G, generator=generator)
@@ -52,17 +52,17 @@ def exercise_2(answer: object) -> str:
         if sure and steps is not None and steps < 500:
             hidden.append(case)
     for s, u, rate in shown + hidden:
-        wanted = _steps(s, u, rate)[0]
+        wanted = _steps(s, u, rate)[0] or 0  # of these cases every one moves
         mistakes = {
+            "that is for steps along u itself, not along p (u - Σ p u).": _steps(s, u, rate, plain=True)[0],
             "that is one step off: count a step when it is taken, and look at the argmax after it.": wanted - 1,
-            "one step more than needed: look at the argmax before the next step is taken.": wanted + 1,
-            "you move along u, not along the straight-through gradient p (u - Σ p u).": _steps(s, u, rate, plain=True)[0],
+            "one step more than needed: look at the argmax before each step.": wanted + 1,
         }
         why = f"from there p (u - Σ p u) moves the argmax from group {int(s.argmax())} after {wanted} steps."
         student.gives((s, u, rate), wanted, why, mistakes, nothing=True)
-    for s, u in (([2.0, 0.0, 1.0], [-1.0, 0.0, 1.0]), ([0.0, 1.0], [0.5, -0.5])):
+    for start, pull in (([2.0, 0.0, 1.0], [-1.0, 0.0, 1.0]), ([0.0, 1.0], [0.5, -0.5])):
         why = "the channel is in the group with the smallest u already; its own logit rises the most, for ever."
-        student.gives((torch.tensor(s), torch.tensor(u), 1.0), None, why)
+        student.gives((torch.tensor(start), torch.tensor(pull), 1.0), None, why)
     return "A sure channel hardly feels the loss: its gradient has the factor p (1 - p), and fades as p nears 1."
 
 
@@ -84,18 +84,20 @@ def _steps(s: Tensor, u: Tensor, rate: float, *, plain: bool = False) -> tuple[i
 
 def exercise_3(answer: object) -> str:
     """Group sizes with the fewest connections."""
-    hint = "`cheapest` returns `...` yet: two lists of G sizes, channels and filters; begin with G = 2 and small numbers."
+    hint = (
+        "`cheapest` returns `...` yet: two lists of G sizes, channels and filters; begin with G = 2 and small numbers."
+    )
     student, generator = Student(answer, "cheapest", hint), torch.Generator().manual_seed(0)
     shown = [(4, 4, 2), (32, 32, 4), (6, 4, 1), (5, 5, 5)]
     hidden = [(G + draw(0, 20, generator), G + draw(0, 20, generator), G) for G in (1, 2, 3, 5, 8)]
     for C, N, G in shown + hidden:
         called = student.called(C, N, G)
         pair = student(C, N, G)
-        sizes = read(pair, called)
+        sizes = whole(pair, called)
         if sizes.shape != (2, G):
-            raise NotYet(f"{called} should give two lists of {G} sizes; yours is {show(pair)}.")
-        if bool((sizes < 1).any()) or not torch.equal(sizes, sizes.round()):
-            raise NotYet(f"{called} gives {show(pair)}: every group has a whole number of channels and filters, at least 1.")
+            raise NotYet(f"{called} should give two lists with a size for each group (G = {G}); yours is {show(pair)}.")
+        if bool((sizes < 1).any()):
+            raise NotYet(f"{called} gives {show(pair)}: every group has channels and filters, at least 1 of each.")
         for total, row, what in ((C, sizes[0], "channels"), (N, sizes[1], "filters")):
             if int(row.sum()) != total:
                 raise NotYet(f"{called} gives {show(pair)}: these are {int(row.sum())} {what}, not {total}.")
@@ -112,29 +114,33 @@ def exercise_4(answer: object) -> str:
     """A penalty that balances the groups."""
     hint = "`imbalance` returned nothing yet: it takes S and returns one number, 0 when groups are equal"
     student, generator = Student(answer, "imbalance", hint), torch.Generator().manual_seed(0)
-    sharp = 20 * torch.eye(4).repeat(2, 1)
-    cyclic = torch.stack([torch.randn(5, generator=generator)] * 5)
-    cyclic = torch.stack([row.roll(i) + i for i, row in enumerate(cyclic)])
-    why = "every group has the same share, the mean of the channels' softmax: 1/G."
-    for S in (torch.zeros(8, 4), sharp, cyclic):
+    balanced = {
+        "S = 0 (8 channels, 4 groups)": torch.zeros(8, 4),
+        "8 channels that are sure of their group, two for each of 4 groups": 20 * torch.eye(4).repeat(2, 1),
+    }
+    for case, S in balanced.items():
         value = number(student(S), student.called(S))
-        if abs(value) > 1e-5:
-            raise NotYet(f"{student.called(S)} gives {value:.3g}, but should give 0: {why}")
+        if not abs(value) <= 1e-5:
+            raise NotYet(f"`imbalance` of {case} is {value:.3g}, but should be 0: no group is expected larger.")
+        gradient = gradients_of(student, {"S": S}, torch.tensor(1.0))[0]
+        if not bool(gradient.isfinite().all()):
+            raise NotYet(
+                f"for {case} `imbalance` is 0, but its gradient is not finite; one step with it would ruin S. A root "
+                "has an infinite slope at 0: stay with squares."
+            )
     same_mean = torch.tensor([[9.0, 0.0], [0.0, 3.0], [0.0, 3.0], [0.0, 3.0]])
     pulled = [torch.randn(8, G, generator=generator) + 3 * F.one_hot(torch.tensor(0), G) for G in (2, 4, 6)]
     for S in (same_mean, *pulled):
         share = S.softmax(dim=1).mean(dim=0)
-        called = student.called(S)
-        if number(student(S), called) < 1e-6:
+        value = number(student(S), student.called(S))
+        if not value > 1e-6:
             raise NotYet(
-                f"{called} gives {number(student(S), called):.3g}, but must be above 0: the groups' expected shares are {show(share)}, "
-                "the mean of the channels' softmax (not of their logits)."
+                f"{student.called(S)} gives {value:.3g}, but must be above 0: the groups' expected shares are "
+                f"{show(share)}, the mean of the channels' softmax (not of their logits)."
             )
     for S in pulled:
         gradient = gradients_of(student, {"S": S}, torch.tensor(1.0))[0]
-        if not bool(gradient.isfinite().all()):
-            raise NotYet(f"{student.called(S)}: its gradient is not finite, {show(gradient)}.")
         after = (S - 0.01 * gradient / gradient.norm().clamp(min=1e-12)).softmax(dim=1).mean(dim=0)[0]
-        if after >= S.softmax(dim=1).mean(dim=0)[0]:
+        if not after < S.softmax(dim=1).mean(dim=0)[0]:
             raise NotYet("a step against its gradient must drain group 0, which most channels prefer; yours doesn't.")
     return "Zero for equal groups, its gradient drains the full group, and channels may still be sure of their choice."

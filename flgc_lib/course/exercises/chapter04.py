@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from flgc_lib.course.exercises.answers import NotYet, Student, draw, filled, gradients_of, number, read, show
+from flgc_lib.course.exercises.answers import NotYet, Student, draw, filled, gradients_of, logits, number, show, whole
 from flgc_lib.grouping import duplicates, membership, thresholds
 
 SMALL = torch.tensor([[1.2, 0.9], [0.8, 0.1], [0.6, 0.5], [0.3, 1.0], [0.2, 0.4], [0.1, 0.7]])
@@ -37,14 +37,15 @@ def exercise_1(answer: object) -> str:
 
 def _pairs(answer: object) -> set[tuple[int, int]]:
     """Pairs in any form: a set, list or array of pairs."""
+    form = f"`copies` is {show(answer)}; write a set of pairs (channel, group), for example {{(4, 0), (5, 0)}}."
     if not isinstance(answer, Iterable) or isinstance(answer, (str, dict)):
-        raise NotYet(f"`copies` is {show(answer)}; write a set of pairs (channel, group), for example {{(4, 0), (5, 0)}}.")
-    pairs = read(list(answer), "`copies`")
+        raise NotYet(form)
+    pairs = whole(list(answer), "`copies`")
     if pairs.numel() == 0:
         return set()
-    if pairs.ndim != 2 or pairs.shape[1] != 2 or not torch.equal(pairs, pairs.round()):
-        raise NotYet(f"`copies` is {show(answer)}; write a set of pairs (channel, group), for example {{(4, 0), (5, 0)}}.")
-    return {(int(c), int(g)) for c, g in pairs.tolist()}
+    if pairs.ndim != 2 or pairs.shape[1] != 2:
+        raise NotYet(form)
+    return {(c, g) for c, g in pairs.tolist()}
 
 
 def exercise_2(answer: object) -> str:
@@ -55,14 +56,16 @@ def exercise_2(answer: object) -> str:
     empty = (torch.tensor([[1.0, 0.0, 0.5], [0.3, 0.1, 2.0], [0.2, 0.0, 1.0]]), 0, 1, 3)
     hidden: list[tuple[Tensor, int, int, int]] = []
     while len(hidden) < 30:
-        C, G, k = draw(4, 12, generator), draw(2, 4, generator), draw(1, 5, generator)
-        S, c = torch.randn(C, G, generator=generator), draw(0, C - 1, generator)
+        C, G, k = draw(4, 8, generator), draw(2, 3, generator), draw(1, 5, generator)
+        S, c = logits(C, G, generator), draw(0, C - 1, generator)
         g = (int(S[c].argmax()) + draw(1, G - 1, generator)) % G
         if abs(float(S[c].max() - thresholds(S, membership(S), k)[g])) > 1e-2:
             hidden.append((S, c, g, k))
     for S, c, g, k in (*shown, empty, *hidden):
         _copies_there(student, S, c, g, k)
-    return "Only a channel whose own logit beats τ(g) can be copied into g: the rule favours what is wanted much anyway."
+    return (
+        "Only a channel whose own logit beats τ(g) can be copied into g: the rule favours what is wanted much anyway."
+    )
 
 
 def _copies_there(student: Student, S: Tensor, c: int, g: int, k: int) -> None:
@@ -103,12 +106,16 @@ def exercise_3(answer: object) -> str:
         cases += 1
         if given == wanted:
             continue
-        if not (given == int(given) and 1 <= given <= C):
+        if given not in range(1, C + 1):
             raise NotYet(f"{called} gives {given:g}; k is a whole number from 1 to C = {C}.")
         copies, need = counts[int(given) - 1], f"{share:.4g} · {C} = {share * C:g} are needed"
         if copies >= least:
-            raise NotYet(f"{called}: k = {given:g} makes {copies} copies, and {need}; but a smaller k is enough already.")
-        raise NotYet(f"{called}: k = {given:g} makes only {copies} copies, and {need}; k may be larger than G, up to C.")
+            raise NotYet(
+                f"{called}: k = {given:g} makes {copies} copies, and {need}; but a smaller k is enough already."
+            )
+        raise NotYet(
+            f"{called}: k = {given:g} makes only {copies} copies, and {need}; k may be larger than G, up to C."
+        )
     return "A larger k averages over weaker members, lowers τ and copies more: k is the knob of the rule's generosity."
 
 
@@ -116,8 +123,8 @@ def exercise_4(answer: object) -> str:
     """Copies that a learnable τ feels."""
     hint = "`soft_copies` returned nothing yet: it should return a tensor of shape (C, G)"
     student, generator = Student(answer, "soft_copies", hint), torch.Generator().manual_seed(0)
-    for C, G in ((12, 4), (6, 2), (9, 3)):
-        S = torch.randn(C, G, generator=generator)
+    for C, G in ((8, 3), (6, 2), (9, 4)):
+        S = logits(C, G, generator)
         members = membership(S)
         tau = thresholds(S, members, 3).clamp(max=5) - 0.3
         outside = int((~members[:, 0]).nonzero()[0])

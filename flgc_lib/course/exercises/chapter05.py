@@ -41,15 +41,15 @@ def exercise_1(answer: object) -> str:
         right = torch.rand(images, generator=generator) < 0.5
         cases.append((logits, torch.where(right, logits.argmax(dim=1), guess)))
     for logits, labels in cases:
-        images, right = len(labels), int((logits.argmax(dim=1) == labels).sum())
+        images, hits = len(labels), int((logits.argmax(dim=1) == labels).sum())
         mistakes = {
-            f"that is the number of right ones: divide by the number of images, {images}, to get a share.": right,
-            "`accuracy` is a share, not a percentage.": 100 * right / images,
-            "you divide by the number of classes; divide by the number of images.": right / logits.shape[1],
-            "that is the share of wrong ones.": 1 - right / images,
+            f"that is the number of right ones: divide by the number of images, {images}, to get a share.": hits,
+            "`accuracy` is a share, not a percentage.": 100 * hits / images,
+            "that is divided by the number of classes; divide by the number of images.": hits / logits.shape[1],
+            "that is the share of wrong ones.": 1 - hits / images,
         }
-        why = f"{right} of {images} are right: compare `logits.argmax(dim=1)` with the labels."
-        student.gives((logits, labels), right / images, why, mistakes)
+        why = f"{hits} of {images} are right: compare `logits.argmax(dim=1)` with the labels."
+        student.gives((logits, labels), hits / images, why, mistakes)
     return "Right: the share of images whose largest logit is at their class."
 
 
@@ -58,8 +58,11 @@ def exercise_2(answer: object) -> str:
     student = Student(answer, "is_decayed", _stub("is_decayed"))
     network = resnet((1,), method="flgc", groups=2, width=1 / 16)
     other = nn.ModuleDict({"head": nn.Linear(6, 4), "stem": nn.Conv1d(2, 3, 5), "scale": nn.GroupNorm(2, 4)})
-    parameters = [*network.named_parameters(), *other.named_parameters()]
-    parameters += [("stages.3.mixer.input_logits", torch.zeros(8, 2)), ("stages.3.mixer.filter_logits", torch.zeros(6, 2))]
+    parameters: list[tuple[str, torch.Tensor]] = [*network.named_parameters(), *other.named_parameters()]
+    parameters += [
+        ("stages.3.mixer.input_logits", torch.zeros(8, 2)),
+        ("stages.3.mixer.filter_logits", torch.zeros(6, 2)),
+    ]
     for name, parameter in parameters:
         given = student(name, parameter.detach())
         value = read(given, f"`is_decayed({name!r}, …)`") if not isinstance(given, str) else torch.tensor(torch.nan)
@@ -93,8 +96,9 @@ def exercise_3(answer: Any) -> str:  # noqa: ANN401
     if not chosen & set(PROGRESS):
         lost["how far the training is"] = f"{' and '.join(PROGRESS.values())}."
     if lost:
-        many = "is 1 more thing" if len(lost) == 1 else f"are {len(lost)} more things"
-        raise NotYet(f"there {many} to save. Without one of them, {next(iter(lost.values()))}")
+        many, them = ("is 1 more thing", "it") if len(lost) == 1 else (f"are {len(lost)} more things", "one of them")
+        what = next(iter(lost.values()))
+        raise NotYet(f"there {many} to save. Without {them} the next step would not be the same: {what}")
     both = "" if set(PROGRESS) <= chosen else f" ({', '.join(set(PROGRESS) - chosen)}: it follows from what you saved)"
     return f"Right: everything that the next step reads and that can't be computed from settings and data{both}."
 
@@ -115,15 +119,16 @@ def exercise_4(answer: object) -> str:
             "Choose by `held_out`.": max(test),
             "that is the accuracy on the images that chose the epoch; report the test's.": max(held_out),
             "that is the last epoch's; the held-out images prefer an earlier one.": test[-1],
-            "that is the epoch after; Python counts from 0.": test[(best + 1) % len(test)],
             "that is an average; report the test accuracy of one epoch.": sum(test) / len(test),
         }
         why = f"epoch {best + 1} is the best held out, and its test accuracy is reported."
         student.gives((held_out, test), test[best], why, mistakes)
     tied = [number(student([0.7, 0.7], test), "`report`") for test in ([0.6, 0.9], [0.9, 0.6])]
     if min(tied) > 0.8:
-        raise NotYet("of two epochs that are equally good held out you take the one with the better test accuracy: that "
-                     "is the test set choosing again. Take the first, or the last, whatever the test says.")  # fmt: skip
+        raise NotYet(
+            "of two epochs that are equally good held out you take the one with the better test accuracy: that is the "
+            "test set choosing again. Take the first, or the last, whatever the test says."
+        )
     return "Right: held-out images choose, the test set is looked at once, for what was chosen."
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from flgc_lib.course.exercises.answers import NotYet, Student, read
+from flgc_lib.course.exercises.answers import NotYet, Student, expect, read, whole
 
 STUB = "`{}` returns nothing yet: put an expression in place of `...`."
 
@@ -40,17 +40,20 @@ def exercise_2(answer: object) -> str:
             "inside a group the largest score comes first, not the smallest.": np.lexsort((scores, groups_of)),
             "these are the sorted group numbers; wanted are the channels' places, to index with.": np.sort(groups_of),
             "sorted by score alone; the group counts first.": np.argsort(-scores),
-            "sorted by group alone; inside a group the largest score comes first.": np.argsort(groups_of, kind="stable"),
+            "sorted by group alone; inside a group the largest score comes first.": np.argsort(
+                groups_of, kind="stable"
+            ),
             "that is where each channel goes to; wanted is which channel comes first, second, …": np.argsort(wanted),
         }
         called = student.called(groups_of, scores)
-        given = read(student(groups_of, scores, wanted=wanted), called)
+        value = student(groups_of, scores, wanted=wanted)
+        given = read(value, called)
         if sorted(given.flatten().tolist()) == list(range(len(scores))):
             order = given.flatten().numpy().astype(int)
             why = f"in your order the groups are {groups_of[order].tolist()} and the scores {_short(scores[order])}."
         else:
             why = f"every channel 0 … {len(scores) - 1} must be there once."
-        student.gives((groups_of, scores), wanted, why, mistakes)
+        expect(called, value, wanted, why, mistakes)
     return "Right: groups lie together, and each begins with the channel that fits it best."
 
 
@@ -69,9 +72,11 @@ def exercise_3(answer: object) -> str:
     for inputs, own in cases:
         called = student.called(inputs, own)
         given = student(inputs, own)
-        pairs = read(sorted(given) if isinstance(given, (set, frozenset)) else given, called)
+        pairs = whole(list(given) if isinstance(given, (set, frozenset)) else given, called)
         if pairs.numel() and (pairs.ndim != 2 or pairs.shape[1] != 2):
-            raise NotYet(f"{called} should give a list of pairs (channel, group), yours has shape {tuple(pairs.shape)}.")
+            raise NotYet(
+                f"{called} should give a list of pairs (channel, group), yours has shape {tuple(pairs.shape)}."
+            )
         found = sorted((int(c), int(g)) for c, g in pairs.reshape(-1, 2).tolist())
         members = [(int(c), int(g)) for c, g in np.argwhere(inputs)]
         wanted = [(c, g) for c, g in members if g != own[c]]
@@ -81,12 +86,14 @@ def exercise_3(answer: object) -> str:
         if found == members:
             raise NotYet(f"{called}: you list every membership; a channel's own group, `own[c]`, is no copy.")
         if found == first:
-            raise NotYet(f"{called}: you take the first group of a row as its own, but the own group is in `own`.")
+            raise NotYet(f"{called}: there the first group of a row counts as its own, but the own group is in `own`.")
         if sorted((g, c) for c, g in found) == wanted:
             raise NotYet(f"{called}: a pair is (channel, group), the channel first.")
         more, less = sorted(set(found) - set(wanted)), sorted(set(wanted) - set(found))
         if more:
-            raise NotYet(f"{called}: {more[0]} is no copy; a copy (c, g) has inputs[c, g] and a group g other than own[c].")
+            raise NotYet(
+                f"{called}: {more[0]} is no copy; a copy (c, g) has inputs[c, g] and a group g other than own[c]."
+            )
         if less:
             c, g = less[0]
             raise NotYet(f"{called}: {less[0]} is missing: channel {c}, of group {own[c]}, works in group {g} as well.")
@@ -98,7 +105,11 @@ def exercise_4(answer: object) -> str:
     """Pairs that stay together, whatever the groups are called."""
     student, rng = Student(answer, "together", STUB.format("together")), np.random.default_rng(0)
     cases = [
-        (np.array([0, 0, 1, 1]), np.array([1, 1, 0, 0]), "groups 0 and 1 only exchanged their numbers, and all pairs stay."),
+        (
+            np.array([0, 0, 1, 1]),
+            np.array([1, 1, 0, 0]),
+            "groups 0 and 1 only exchanged their numbers, and all pairs stay.",
+        ),
         (np.array([0, 0, 0, 1, 1]), np.array([0, 0, 1, 1, 1]), "of (0, 1), (0, 2), (1, 2), (3, 4) two still are."),
     ]
     for groups in (2, 3, 4):
@@ -117,7 +128,9 @@ def exercise_4(answer: object) -> str:
             "that is the share of pairs that are as before, together or apart; only those together before count.": (
                 was == now
             ).mean(),
-            "that is of the pairs together after, those who were before; it is asked the other way round.": was[now].mean()
+            "that is of the pairs together after, those who were before; it is asked the other way round.": was[
+                now
+            ].mean()
             if now.any()
             else 0.0,
             "that is of all pairs; the share is of those that were together before.": (was & now).mean(),

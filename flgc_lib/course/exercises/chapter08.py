@@ -25,7 +25,9 @@ def exercise_1(answer: object) -> str:
         mistakes = {
             "that is the order itself; doing it twice is not always undoing it.": order,
             "that is the order read backwards.": order.flip(0),
-            "that is how it should look in the end; entry c must say where channel c lies now.": torch.arange(len(order)),
+            "that is how it should look in the end; entry c must say where channel c lies now.": torch.arange(
+                len(order)
+            ),
         }
         why = f"entry c must say where channel c lies now, and channel 0 lies at place {order.tolist().index(0)}."
         student.gives((order,), order.argsort(), why, mistakes)
@@ -38,7 +40,11 @@ def exercise_2(answer: object) -> str:
     student, generator = Student(answer, "gather_conv", hint), torch.Generator().manual_seed(0)
     shown = [
         ([[0, 1], [2, 3]], [[0, 1], [2]], "groups in order: nothing has to move."),
-        ([[3, 0], [1, 2]], [[2, 0], [1]], "scattered groups: gather channels with the first list, write to the second."),
+        (
+            [[3, 0], [1, 2]],
+            [[2, 0], [1]],
+            "scattered groups: gather channels with the first list, write to the second.",
+        ),
         ([[0, 1, 2], [3]], [[1], [0, 2]], "groups of unequal size."),
         ([[0, 1, 2], [2, 3]], [[0, 2], [1]], "channel 2 is in both groups, so that it is gathered twice."),
         ([[0, 1, 2, 3], []], [[0], [1, 2]], "group 1 has filters but no channel: they output their bias."),
@@ -63,7 +69,9 @@ def _convolves_groups(
     C, N = 1 + max(c for group in inputs for c in group), sum(map(len, filters))
     W, bias = torch.randn(N, C, 3, 3, generator=generator), torch.randn(N, generator=generator)
     x = torch.randn(2, C, 5, 6, generator=generator)
-    wanted = F.conv2d(x, W * connection_mask(_members(inputs, C), _members(filters, N))[:, :, None, None], bias, padding=1)
+    wanted = F.conv2d(
+        x, W * connection_mask(_members(inputs, C), _members(filters, N))[:, :, None, None], bias, padding=1
+    )
     lists = [[torch.tensor(group, dtype=torch.long) for group in groups] for groups in (inputs, filters)]
     where = f"inputs {inputs}, filters {filters}"
     with FlopCounterMode(display=False) as counter:
@@ -73,7 +81,9 @@ def _convolves_groups(
             raise NotYet(str(fault) if str(fault) == student.hint else f"{where}: {fault} Here {why}") from fault
     given = read(value, where)
     if given.shape != wanted.shape:
-        raise NotYet(f"{where}: the result should have shape {tuple(wanted.shape)}, yours has {tuple(given.shape)}; {why}")
+        raise NotYet(
+            f"{where}: the result should have shape {tuple(wanted.shape)}, yours has {tuple(given.shape)}; {why}"
+        )
     for n in range(N):
         if not agree(given[:, n], wanted[:, n]):
             raise NotYet(f"{where}: output channel {n} differs from that of the masked layer; {why}")
@@ -97,7 +107,10 @@ def exercise_3(answer: object) -> str:
         ([[0, 1, 2], [1, 3, 4, 5, 6, 7]], [[0, 1, 2, 3], []], 1, 1, 1),
         ([[0, 1, 2, 3], [1, 4, 5, 6, 7]], [[0, 3], [1, 2]], 3, 5, 7),
     ]
-    hidden = [(*_random_groups(generator)[:2], draw(1, 5, generator), draw(2, 9, generator), draw(2, 9, generator)) for _ in "six"]
+    hidden = [
+        (*_random_groups(generator)[:2], draw(1, 5, generator), draw(2, 9, generator), draw(2, 9, generator))
+        for _ in "six"
+    ]
     for inputs, filters, k, height, width in (*shown, *hidden):
         A = _members(inputs, 1 + max(c for group in inputs for c in group))
         B = _members(filters, sum(map(len, filters)))
@@ -107,7 +120,8 @@ def exercise_3(answer: object) -> str:
         mistakes = {
             "that is the dense layer: a filter meets only the channels of its own group.": len(A) * len(B) * places,
             "the kernel has k² positions.": sum(c * n for c, n in sizes) * k * height * width,
-            "that is the number of weights; each is used at every one of H · W places.": sum(c * n for c, n in sizes) * k**2,
+            "that is the number of weights; each is used at every one of H · W places.": sum(c * n for c, n in sizes)
+            * k**2,
             "that counts a copied channel once; it costs in every group that it is in.": sum(
                 len(set(c) - {x for other in inputs[:g] for x in other}) * len(filters[g]) for g, c in enumerate(inputs)
             )
@@ -129,21 +143,24 @@ def exercise_4(answer: object) -> str:
     for groups in (8, 16, 5):
         given = student(groups)
         if not isinstance(given, Sequence) or len(given) != 2 or not isinstance(given[0], nn.Module):
-            raise NotYet(f"`lighter_mobilenet` gives {show(given)}; it should return two things: the network, and a number.")
+            raise NotYet(
+                f"`lighter_mobilenet` gives {show(given)}; it should return two things: the network, and a number."
+            )
         network, share = given[0], number(given[1], "the second thing that `lighter_mobilenet` returns")
         layers = dict(network.named_modules())
         for name, conv in plain.named_modules():
             if isinstance(conv, nn.Conv2d):
                 _check_mobilenet(name, conv, layers.get(name), groups)
         wanted = count(network, IMAGE).macs / dense
-        percent = " as a share, not in percent" if abs(share - 100 * wanted) < 1e-3 else ""
-        if abs(share - wanted) > 1e-5:
+        percent = " as a share, not in percent" if abs(share - 100 * wanted) < wanted else ""
+        if not abs(share - wanted) <= 1e-5:
             raise NotYet(
                 f"for G = {groups} your network costs {wanted:.3f} of the dense MACs at {IMAGE}, but you returned "
                 f"{share:.3f}: divide count(network, {IMAGE}).macs by that of the untouched network{percent}."
             )
         shares.append(wanted)
-    return f"{shares[0]:.0%} of the MACs with 8 groups; with 16 fewer layers are wide enough, and {shares[1]:.0%} are left."
+    few, many, _ = shares
+    return f"{few:.0%} of the MACs with 8 groups; with 16 fewer layers are wide enough, and {many:.0%} are left."
 
 
 def _check_mobilenet(name: str, conv: nn.Conv2d, given: nn.Module | None, groups: int) -> None:
