@@ -82,7 +82,7 @@ def _speed(rows: pd.DataFrame) -> str:
     dense = rows[rows["candidate"] == BASELINE].iloc[0]
     load = report.load(dense["batch"], dense["threads"])
     heading = (
-        f"#### `{dense['stem']}` stem, {dense['size']} × {dense['size']}, {load} ({dense['processor']}); "
+        f"### `{dense['stem']}` stem, {dense['size']} × {dense['size']}, {load} ({dense['processor']}); "
         f"dense eager {dense['milliseconds']:.1f} ms"
     )
     table = [
