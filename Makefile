@@ -4,7 +4,7 @@ PYTHON ?= python3
 SCRATCH := build
 QUICK := data/quick
 
-.PHONY: run lab notebooks quick test package help
+.PHONY: run lab notebooks quick book test package help
 
 run: .venv/installed  ## executes the notebooks quickly and draws the figures: does all of it work here?
 	.venv/bin/flgc check
@@ -22,7 +22,11 @@ quick: .venv/installed  ## a small sweep on embedded data: the shape of the expe
 	.venv/bin/flgc sweep --grid quick --results $(QUICK)/results --root $(QUICK) --workers 2 --threads 1
 	.venv/bin/flgc figures --results $(QUICK)/results --folder $(QUICK)/figures
 
-test: .venv/installed  ## lint, types, all tests, the wheel's among them, and every notebook's stored outputs
+book: .venv/installed  ## builds the book in build/book: the course, the results and the reference, to read in a browser
+	OMP_NUM_THREADS=1 .venv/bin/python -m sphinx --fail-on-warning --keep-going --quiet -c book . $(SCRATCH)/book
+	@echo 'The book is built. Open: $(CURDIR)/$(SCRATCH)/book/index.html'
+
+test: book  ## the book, lint, types, all tests, the wheel's among them, and every notebook's stored outputs
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy

@@ -18,8 +18,8 @@ GLOSSARY = ("Its words in English", "One notation for everything")
 """Sections of notebook 00."""
 RUN = {
     "book/index": "`make run` executes all notebooks and draws all figures, `make lab` opens the course.",
-    "book/explorer": "`.venv/bin/flgc explore --run flgc-dup-g8-s0-ea2092c7` writes such a page for one run, as a file that "
-    "opens alone; column `run` of `data/results/runs.csv` has the other names.",
+    "book/explorer": "`.venv/bin/flgc explore --run flgc-dup-g8-s0-ea2092c7` writes such a page for one run, as a file "
+    "that opens alone; column `run` of `data/results/runs.csv` has the other names.",
     "book/library": "`make lab`, and in a notebook `from flgc_lib import FLGConv2d, embed, freeze`.",
     RESULT: "`.venv/bin/flgc figures` computes figures, tables and sentences again from the records, and "
     "`.venv/bin/flgc sweep --grid small` makes the records, in half a day.",
@@ -37,7 +37,9 @@ def add(app: Sphinx, page: str, source: list[str]) -> None:
     if page == "book/glossary":
         source[0] += _glossary()
     if page == RESULT and browser():
-        source[0] = _below_title(source[0], '<p><a href="../result.pdf">This page as PDF, for print</a></p>')
+        source[0] = _below_title(
+            source[0], '<p class="no-print"><a href="../result.pdf">This page as PDF, for print</a></p>'
+        )
     if page in RUN:
         source[0] = _below_title(source[0], run_note(RUN[page]))
 
@@ -89,7 +91,9 @@ def _japanese(number: str) -> tuple[str, dict[str, str]]:
     """The abstract of a chapter and its exercises' cards by their number, from `ja/<number>.md`."""
     text = (BOOK / "ja" / f"{number}.md").read_text(encoding="utf-8")
     abstract, *cards = re.split(r"^## 演習 ", text, flags=re.MULTILINE)
-    return abstract.partition("\n")[2], {card[:3]: f"**演習 {card.replace(chr(10), f'**{chr(10)}', 1)}" for card in cards}
+    return abstract.partition("\n")[2], {
+        card[:3]: f"**演習 {card.replace(chr(10), f'**{chr(10)}', 1)}" for card in cards
+    }
 
 
 def _folded(summary: str, text: str) -> str:

@@ -114,7 +114,8 @@ def finish(app: Sphinx, error: Exception | None) -> None:
     """Leads from the book's folder to its first page, and prints the result's page as PDF, if a browser is there."""
     if error is None:
         to = f"{root_doc}.html"
-        page = f'<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0; url={to}"><a href="{to}">{project}</a>'
+        goes = f'<meta http-equiv="refresh" content="0; url={to}"><a href="{to}">{project}</a>'
+        page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{project}</title>{goes}</html>'
         (Path(app.outdir) / "index.html").write_text(page, encoding="utf-8")
         additions.print_result(Path(app.outdir))
 

@@ -18,6 +18,8 @@ from flgc_lib.files import RESULTS, ROOT, write_whole
 
 app = SubcommandApp()
 NOTEBOOKS = Path("notebooks")
+DOCUMENTS = (Path("README.md"), Path("README.ja.md"), Path("docs/performance.md"), Path("docs/result.md"))
+"""With tables and sentences that are computed from the records."""
 
 
 @app.command
@@ -161,7 +163,7 @@ def figures(
     *,
     results: Path = RESULTS,
     folder: Path = Path("figures"),
-    documents: tuple[Path, ...] = (Path("README.md"), Path("docs/performance.md")),
+    documents: tuple[Path, ...] = DOCUMENTS,
     check: bool = False,
 ) -> None:
     """Draw every figure, and fill in every table, from the records.
@@ -169,7 +171,8 @@ def figures(
     Args:
         results: folder of the records.
         folder: where the figures go.
-        documents: whose tables, between `<!-- table: GRID -->` and `<!-- /table -->`, are filled in, if they exist.
+        documents: whose tables and sentences, between `<!-- table: GRID -->` and `<!-- /table -->`, are filled in, if
+            they exist.
         check: change nothing; compare the stored figures' numbers, and the tables, with the records.
     """
     from flgc_lib.figures import draw, tables

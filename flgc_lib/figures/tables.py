@@ -1,7 +1,7 @@
 """The tables and sentences that documents show, computed from the records as Markdown."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -11,26 +11,25 @@ from flgc_lib.bench import report
 from flgc_lib.bench.candidates import BASELINE
 from flgc_lib.experiment.analysis import Records, accuracy_by_groups, answer, of_grid
 from flgc_lib.experiment.grids import Grid
+from flgc_lib.figures import result
 from flgc_lib.grouping import check_choice
 
-_MARKED = re.compile(
-    r"(?P<open><!-- (?P<kind>table|answer): (?P<of>\w+) -->)\n.*?(?P<close><!-- /(?P=kind) -->)", re.DOTALL
-)
+_MARKED = re.compile(r"(?P<open><!-- (?P<kind>\w+): (?P<of>\w+) -->)\n.*?(?P<close><!-- /(?P=kind) -->)", re.DOTALL)
 
 
 def filled(document: Path, results: Path) -> str:
     """The text of a document with its tables and answers computed anew from the records.
 
     A table stands between the lines `<!-- table: GRID -->` and `<!-- /table -->`, the answer to the paper's question
-    between `<!-- answer: GRID -->` and `<!-- /answer -->`, the benchmark's tables as that of the grid `bench`; one
-    without records stays as it is.
+    between `<!-- answer: GRID -->` and `<!-- /answer -->`, and so on for all of `KINDS`; the benchmark's tables
+    stand as that of the grid `bench`. One without records stays as it is.
 
     Args:
         document: Markdown.
         results: folder of the records.
 
     Raises:
-        ValueError: if an experiment has another name, and as `of_grid`.
+        ValueError: if an experiment, or a kind, has another name, and as `of_grid`.
     """
 
     def fill(match: re.Match[str]) -> str:
@@ -42,10 +41,10 @@ def filled(document: Path, results: Path) -> str:
 
 def _of_grid(kind: str, grid: str, results: Path) -> str:
     check_choice(kind, grid, Grid)
+    if kind not in KINDS:
+        raise ValueError(f"<!-- {kind}: {grid} --> is not known: computed from records are {', '.join(KINDS)}")
     records = of_grid(cast(Grid, grid), results)
-    if records.runs.empty:
-        return ""
-    return answer(records) if kind == "answer" else _accuracy(records)
+    return KINDS[kind](records) if len(records.runs) or kind == "progress" else ""
 
 
 def _accuracy(records: Records) -> str:
@@ -103,3 +102,14 @@ def _markdown(rows: Sequence[Mapping[str, object]]) -> str:
     """A table; the keys of the rows are the heads of its columns."""
     lines = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)]
     return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in lines)
+
+
+KINDS: Mapping[str, Callable[[Records], str]] = {
+    "table": _accuracy,
+    "answer": answer,
+    "contrasts": lambda records: _markdown(result.contrasts(records)),
+    "sureness": result.sureness,
+    "use": result.use,
+    "progress": result.progress,
+}
+"""What a document may ask for, and what computes it."""
