@@ -32,6 +32,7 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ex
 # The source folder is the repository itself, so that links between notebooks, documents and records are those on disk.
 root_doc = "book/index"
 include_patterns = [
+    "README.md",
     "README.ja.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",

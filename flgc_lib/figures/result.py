@@ -43,8 +43,8 @@ def sureness(records: Records) -> str:
     moved = 100 * float(records.runs.loc[records.runs["method"] == PAIRS[0][0], "channels_moved"].mean())
     text = (
         f"An interval of a judged contrast reaches up to ±{widest:.2f} points: a smaller difference would not "
-        f"have been seen. Seeds of one contrast spread by up to {spread:.2f} points, so it takes about {seeds} to see a "
-        f"difference of {_TENTH} points. All of this is `{settings['data']}`, {settings['epochs']} epochs, "
+        f"have been seen. Seeds of one contrast spread by up to {spread:.2f} points, so it takes about {seeds} to see "
+        f"a difference of {_TENTH} points. All of this is `{settings['data']}`, {settings['epochs']} epochs, "
         f"{settings['macs_dense'] / 1e6:.2f} million multiply-accumulates when dense; of the channels of "
         f"`{PAIRS[0][0]}`, {moved:.1f} % are at the end in another group than at the start."
     )
