@@ -45,6 +45,7 @@ include_patterns = [
 
 # Notebooks are shown as they are stored: the tests have run every cell and compared it.
 nb_execution_mode = "off"
+nb_render_markdown_format = "gfm"  # with tables
 nb_ipywidgets_js = {}  # widgets are dead without a kernel, and their scripts come from another host
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 4

@@ -94,7 +94,7 @@ function drawScores(state, sorted) {
       const cell = svg.append("rect");
       cell.attr("x", 34 + g * width + 0.5).attr("y", y * height + 0.5).attr("width", width - 1).attr("height", Math.max(1, height - 1));
       cell.attr("fill", shade(value)).attr("stroke", own || copy ? "black" : "none");
-      cell.attr("stroke-width", copy ? 1.8 : 1).attr("stroke-dasharray", copy ? "3 2" : null);
+      cell.attr("stroke-width", copy ? 1.8 : height < 9 ? 0.5 : 1).attr("stroke-dasharray", copy ? "3 2" : null);
       cell.append("title").text(`channel ${c}, group ${g}: ${value.toFixed(3)}${own ? ", own group" : copy ? ", copied" : ""}`);
       if (height >= 14 && width >= 26) {
         svg.append("text").attr("x", 34 + (g + 0.5) * width).attr("y", (y + 0.5) * height + 3.5).attr("class", "cell")
