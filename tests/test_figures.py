@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure as Canvas
 
-from flgc_lib.cli import DOCUMENTS
+from flgc_lib.cli.records import DOCUMENTS
 from flgc_lib.experiment import analysis
 from flgc_lib.experiment.analysis import accuracy_by_groups, copies_by_layer, group_sizes, of_grid
 from flgc_lib.experiment.records import read_runs, stored, write_record

@@ -8,6 +8,7 @@ import threading
 import time
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import get_args
 
@@ -319,9 +320,7 @@ def test_a_killed_worker_takes_only_its_own_run_with_it(tiny, root, tmp_path, mo
 
 
 def _falling(run, folder, times, settings, **options):
-    import falling
-
-    falling.kill_in(run, folder, times)
+    import_module("falling").kill_in(run, folder, times)
     return attempt(settings, **options)
 
 
