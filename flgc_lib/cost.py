@@ -34,8 +34,8 @@ def count(model: nn.Module, input_size: tuple[int, int, int]) -> Cost:
 
     A frozen network is counted as the trained one that it came from, with the norms that were folded away.
 
-    A convolution costs Σ_g |inputs(g)| |filters(g)| · kh · kw weights and as many MACs at every output position;
-    |inputs(g)| counts a copied channel in every group that it is in.
+    A convolution costs `Σ_g |inputs(g)| |filters(g)| · kh · kw` weights and as many MACs at every output position;
+    `|inputs(g)|` counts a copied channel in every group that it is in.
 
     Args:
         model: any network of convolutions and linear layers; its mode and gradients are left alone.
