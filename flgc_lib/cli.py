@@ -1,4 +1,4 @@
-"""The command line: `flgc check | notebooks | data | train | sweep | figures | explore | freeze | bench`.
+"""The command line: `flgc check | notebooks | data | train | sweep | figures | explore | freeze | export | bench`.
 
 A command imports what it needs when it runs: help, and a mistyped option, should be answered at once.
 """
@@ -227,6 +227,50 @@ def freeze(checkpoint: Path, output: Path, *, batch: int = 1, size: int = 32, tu
 
     freeze_checkpoint(checkpoint, output, batch=batch, size=size, tune=tune)
     print(f"{output}: {output.stat().st_size / 1e6:.2f} MB, from {checkpoint.stat().st_size / 1e6:.2f} MB")
+
+
+@app.command
+def export(
+    checkpoint: Path,
+    output: Path,
+    *,
+    engine: str,
+    precision: str = "fp32",
+    calibrate: str | None = None,
+    batch: int = 1,
+    size: int = 32,
+    root: Path = ROOT,
+    results: Path | None = None,
+) -> None:
+    """Write a trained network for another inference engine, in the form that is fastest there on this machine.
+
+    Args:
+        checkpoint: last.ckpt of a run, in data/runs/<run>/.
+        output: file to write, ending in .onnx, or in .xml for openvino, which puts the weights beside it.
+        engine: onnx, which onnxruntime runs and others read, or openvino.
+        precision: fp32; int8, which onnxruntime's tools quantise with --calibrate; or, for openvino, bf16.
+        calibrate: name of a dataset: int8 finds the ranges of its maps from the first 512 training images, and the
+            network is tested on its test images, before and after.
+        batch: images at once that it is tuned for.
+        size: their height and width, pixels.
+        root: folder of datasets.
+        results: folder of records, whose engines.csv gets a row about the test.
+    """
+    from flgc_lib.experiment.deploy import export_checkpoint
+
+    print(
+        export_checkpoint(
+            checkpoint,
+            output,
+            engine=engine,
+            precision=precision,
+            calibrate=calibrate,
+            batch=batch,
+            size=size,
+            root=root,
+            results=results,
+        )
+    )
 
 
 @app.command
