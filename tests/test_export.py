@@ -142,7 +142,7 @@ def test_engines(engine, precision, error, tmp_path):
     frozen = freeze(network("cluster"))
     path = tmp_path / ("net.onnx" if engine == "onnx" else "net.xml")
     images = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    engines.write(frozen, EXAMPLE, path, engine=engine, precision=precision, calibration=images, tune=False)
+    engines.Exporter(frozen, EXAMPLE, calibration=images, tune=False).write(path, engine, precision)
     run = engines.load(path, EXAMPLE.shape)
     expected = frozen(EXAMPLE)
     difference = float((run(EXAMPLE) - expected).norm() / expected.norm())
@@ -154,7 +154,7 @@ def test_engines(engine, precision, error, tmp_path):
 def test_the_fastest_form_is_written(frozen, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime", reason="pip install 'flgc-lib[engines]'")
     monkeypatch.setattr(engines, "medians", lambda runs: {name: -float(name) for name in runs})
-    cost = engines.write(frozen, EXAMPLE[:1], tmp_path / "net.onnx", engine="onnx")
+    cost = engines.Exporter(frozen, EXAMPLE[:1]).write(tmp_path / "net.onnx", "onnx")
     assert cost > 0
     expected = frozen(EXAMPLE)
     assert close(engines.load(tmp_path / "net.onnx", EXAMPLE.shape)(EXAMPLE), expected)
@@ -171,4 +171,4 @@ def test_the_fastest_form_is_written(frozen, tmp_path, monkeypatch):
 )
 def test_refuses(frozen, tmp_path, name, options, sentence):
     with pytest.raises(ValueError, match=sentence):
-        engines.write(frozen, EXAMPLE, tmp_path / name, **options)
+        engines.Exporter(frozen, EXAMPLE, tune=False).write(tmp_path / name, **options)

@@ -115,7 +115,7 @@ def _versions() -> dict[str, str]:
         "system": platform.system(),
         "torch": torch.__version__,
     }
-    for package in ("numba", "onnxruntime"):
+    for package in ("numba", "onnxruntime", "openvino"):
         try:
             found[package] = __import__(package).__version__
         except ImportError:

@@ -88,7 +88,9 @@ def layer_for(problem: Planted, method: str, *, seed: int, known: Known = "nothi
     Raises:
         ValueError: for an unknown method or `known`.
     """
-    check_choice("method", method, Literal["grouped", "random", "masked", "flgc", "flgc-dup", "flgc-randdup", "cluster"])
+    check_choice(
+        "method", method, Literal["grouped", "random", "masked", "flgc", "flgc-dup", "flgc-randdup", "cluster"]
+    )
     check_choice("known", known, Known)
     torch.manual_seed(seed)
     (C, G), N = problem.inputs.shape, len(problem.filters)

@@ -37,7 +37,7 @@ def export_checkpoint(
 
     Args:
         checkpoint: `last.ckpt` of a run.
-        output: file to write, see `engines.write`.
+        output: file to write, see `engines.Exporter`.
         engine: that will run it.
         precision: in which.
         calibrate: name of the dataset whose first training images int8 finds its ranges from, and on whose test
@@ -51,7 +51,7 @@ def export_checkpoint(
         What came of it, as a sentence.
 
     Raises:
-        ValueError: if the file is no checkpoint of this library, and as `engines.write`.
+        ValueError: if the file is no checkpoint of this library, and as `engines.Exporter`.
     """
     saved, state = read_checkpoint(checkpoint, advice="give the path of a run's last.ckpt")
     if results is not None and calibrate is None:
@@ -62,7 +62,7 @@ def export_checkpoint(
     data = None if calibrate is None else load(calibrate, root)
     images = None if data is None else next(iter(Batches(data.train_images, data.train_labels, CALIBRATION_IMAGES)))[0]
     example = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
-    cost = engines.write(frozen, example, output, engine=engine, precision=precision, calibration=images)
+    cost = engines.Exporter(frozen, example, calibration=images).write(output, engine, precision)
     found = f"{output}: {saved.settings.id} for {engine} in {precision}, a gather at {cost:g} multiply-accumulates"
     if data is None:
         return found
@@ -97,13 +97,12 @@ def read_tested(results: Path) -> pd.DataFrame:
 
 @torch.no_grad()
 def _accuracy(run: Callable[[Tensor], Tensor], data: Dataset) -> float:
-    """Share of the test images, whole batches of them, that `run` gets right."""
-    right, seen = 0, 0
+    """Share of the test images that `run`, which takes batches of one size, gets right."""
+    right = 0
     for images, labels in Batches(data.test_images, data.test_labels, TEST_BATCH):
-        if len(images) == TEST_BATCH:
-            right += int((run(images).argmax(dim=1) == labels).sum())
-            seen += len(images)
-    return right / seen
+        whole = torch.cat([images, images.new_zeros(TEST_BATCH - len(images), *images.shape[1:])])
+        right += int((run(whole)[: len(images)].argmax(dim=1) == labels).sum())
+    return right / len(data.test_labels)
 
 
 def _record(results: Path, row: dict[str, object]) -> None:

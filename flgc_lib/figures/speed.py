@@ -1,28 +1,64 @@
-"""The benchmark's figure: how many times faster than the dense network each candidate is."""
+"""The benchmark's figures: how many times faster than the dense network each candidate is."""
 
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from flgc_lib.bench import report
-from flgc_lib.bench.candidates import BASELINE
+from flgc_lib.bench.candidates import BASELINE, ENGINES
 from flgc_lib.figures.styles import LINES, look
 
 _COLUMNS = ["stem", "batch", "threads", "candidate", "groups", "mmacs", "milliseconds", "times_faster"]
+_OTHERS = [called for called in ENGINES.values() if called != "onnxruntime"]
+_KINDS = ("equal", "grouped", "flgc")
+"""What the networks of the engines' figure are: each has a line of its own."""
 
 
 def speed(results: Path) -> pd.DataFrame:
-    """What the figure shows of the benchmark's records."""
-    return report.read(results).filter(_COLUMNS)
+    """What the figure shows of the benchmark's records: our own forms, PyTorch's, and onnxruntime in fp32."""
+    rows = _all(results)
+    return rows if rows.empty else rows[~_in_other_engines(rows) & ~rows["candidate"].str.startswith("equal")]
+
+
+def engine_speed(results: Path) -> pd.DataFrame:
+    """What the figure of engines shows: every engine and precision, and the kernel, where they were measured."""
+    rows = _all(results)
+    if rows.empty:
+        return rows
+    names = [BASELINE, *(f"{kind} {how}" for kind in _KINDS for how in ("frozen", *ENGINES.values()))]
+    case = [rows[name] for name in ("stem", "batch", "threads")]
+    measured = _in_other_engines(rows).groupby(case).transform("any")
+    return rows[measured & rows["candidate"].isin(names)]
 
 
 def draw_speed(numbers: pd.DataFrame, canvas: Canvas) -> None:
     """Times faster than dense against the number of groups, a panel for each combination, with what MACs promise."""
     candidates = sorted(numbers["candidate"][numbers["groups"] > 1].unique())
-    styles = {name: look(order, LINES[:3]) for order, name in enumerate(candidates)}  # dots are for the promise
+    _draw(numbers, canvas, {name: look(order, LINES[:3]) for order, name in enumerate(candidates)})
+
+
+def draw_engine_speed(numbers: pd.DataFrame, canvas: Canvas) -> None:
+    """The same for every engine and precision, by colour; the kind of groups is the line."""
+    styles = {}
+    for kind, line in zip(_KINDS, LINES, strict=False):
+        for order, how in enumerate(("frozen", *ENGINES.values())):
+            styles[f"{kind} {how}"] = look(order) | {"linestyle": line}
+    measured = set(numbers["candidate"])
+    _draw(numbers, canvas, {name: style for name, style in styles.items() if name in measured})
+
+
+def _all(results: Path) -> pd.DataFrame:
+    return report.read(results).filter(_COLUMNS)
+
+
+def _in_other_engines(rows: pd.DataFrame) -> pd.Series:
+    return rows["candidate"].str.endswith(tuple(_OTHERS))
+
+
+def _draw(numbers: pd.DataFrame, canvas: Canvas, styles: dict[str, dict[str, Any]]) -> None:
     cases = list(numbers.groupby(["stem", "batch", "threads"], sort=True))
     panels = canvas.subplots(-(-len(cases) // 2), 2, squeeze=False).ravel()
     for axes, (case, rows) in zip(panels, cases, strict=False):
@@ -32,7 +68,7 @@ def draw_speed(numbers: pd.DataFrame, canvas: Canvas) -> None:
             axes.plot(line["groups"], line["times_faster"], label=name, markersize=4, **style)
         dense = rows[rows["candidate"] == BASELINE]["mmacs"].iloc[0]
         promised = rows[rows["candidate"] == "grouped frozen"].sort_values("groups")
-        promise = {"label": "MACs of equal groups", "color": "0.5", "linestyle": ":"}
+        promise = {"label": "MACs of equal groups", "color": "0.5", "linestyle": ":"}  # no series has these dots
         axes.plot(promised["groups"], dense / promised["mmacs"], **promise)
         axes.axhline(1, color="0.5", linewidth=0.8)
         _log_axes(axes, sorted(numbers["groups"][numbers["groups"] > 1].unique()))
