@@ -100,8 +100,9 @@ class _Site:
     @property
     def ordered_for(self) -> "_Site | None":
         """The grouped layer in whose order a dense one writes."""
-        alone = self.dense and len(self.readers) == 1 and not self.readers[0].dense
-        return self.readers[0] if alone and len(self.readers[0].buckets) == 1 else None
+        if self.dense and len(self.readers) == 1 and not self.readers[0].dense and len(self.readers[0].buckets) == 1:
+            return self.readers[0]
+        return None
 
     def wanted(self) -> list[Tensor]:
         """For each bucket, the channels that its groups read, padded with channel 0."""
@@ -130,9 +131,10 @@ class _Site:
     @property
     def width(self) -> int:
         """Channels that its convolutions write."""
+        if self.ordered_for is not None:
+            return len(self.ordered_for.wanted()[0])
         if self.dense:
-            reader = self.ordered_for
-            return self.layer.plan.out_channels if reader is None else len(reader.wanted()[0])
+            return self.layer.plan.out_channels
         return sum(len(part) * _most(part) for part in self.parts())
 
     def position(self) -> Tensor:
@@ -179,9 +181,8 @@ def portable(frozen: FrozenNetwork, example_input: Tensor, *, gather_cost: float
     for site in sites.values():
         _fill_buckets(site, gather_cost)
     _choose_dense(list(sites.values()), gather_cost)
-    modules = {name: _module(sites[layer]) for name, layer in frozen_convolutions(network)}
-    for name, module in modules.items():
-        network.set_submodule(name, module)
+    for name, layer in frozen_convolutions(network):
+        network.set_submodule(name, _module(sites[layer]))
     return network.eval()
 
 
@@ -239,10 +240,9 @@ def _choose_dense(sites: list[_Site], gather_cost: float) -> None:
             near = [site, *([] if site.producer is None else [site.producer]), *site.readers]
             before = sum(other.price(gather_cost) for other in near)
             site.dense = not site.dense
-            if sum(other.price(gather_cost) for other in near) < before:
-                changed = True
-            else:
-                site.dense = not site.dense
+            better = sum(other.price(gather_cost) for other in near) < before
+            site.dense ^= not better
+            changed |= better
 
 
 def _module(site: _Site) -> PortableConv2d:
@@ -257,17 +257,15 @@ def _module(site: _Site) -> PortableConv2d:
 
 def _dense_convolution(site: _Site) -> nn.Conv2d:
     plan = site.layer.plan
+    position = torch.arange(plan.in_channels) if site.producer is None else site.producer.position()
     weight = site.layer.weight.new_zeros(plan.out_channels, site.width_read, *plan.kernel_size)
     bias = site.layer.bias.new_zeros(plan.out_channels)
     for group in site.groups:
-        columns = group.inputs.long()
-        if site.producer is not None:
-            columns = site.producer.position()[columns]
-        weight[group.outputs.long()[:, None], columns] = group.weight
-        bias[group.outputs.long()] = group.bias
-    reader = site.ordered_for
-    if reader is not None:
-        rows = reader.wanted()[0]
+        rows = group.outputs.long()
+        weight[rows[:, None], position[group.inputs.long()]] = group.weight
+        bias[rows] = group.bias
+    if site.ordered_for is not None:
+        rows = site.ordered_for.wanted()[0]
         weight, bias = weight[rows], bias[rows]
     return _convolution(site, weight, bias, groups=1)
 
@@ -276,9 +274,8 @@ def _grouped_convolution(site: _Site, part: list[Group]) -> nn.Conv2d:
     shape = (len(part), _most(part), _widest(part), *site.layer.plan.kernel_size)
     weight, bias = part[0].weight.new_zeros(shape), part[0].bias.new_zeros(shape[:2])
     for g, group in enumerate(part):
-        filters, inputs = group.weight.shape[:2]
-        weight[g, :filters, :inputs] = group.weight
-        bias[g, :filters] = group.bias
+        weight[g, : len(group.outputs), : len(group.inputs)] = group.weight
+        bias[g, : len(group.outputs)] = group.bias
     return _convolution(site, weight.flatten(0, 1), bias.flatten(), groups=len(part))
 
 
