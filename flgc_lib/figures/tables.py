@@ -135,29 +135,30 @@ def _speed(rows: pd.DataFrame) -> str:
 def _choice(results: Path) -> str:
     """What is fastest, and how many times faster than dense eager, by kind of groups and precision."""
     frame = report.read(results)
-    if frame.empty or not frame["candidate"].str.startswith("equal").any():
+    if frame.empty:
         return ""
-    frame = frame[frame["candidate"].str.split(" ").str[0].isin(_KINDS)]
-    precision = frame["candidate"].str.extract(r"(bf16|int8)$", expand=False).fillna("fp32")
+    frame = frame.assign(
+        kind=frame["candidate"].str.split(" ").str[0],
+        precision=frame["candidate"].str.extract(r"(bf16|int8)$", expand=False).fillna("fp32"),
+    )
     table = []
-    for (stem, batch, threads, groups), rows in frame.groupby(["stem", "batch", "threads", "groups"], sort=True):
-        if not rows["candidate"].str.startswith("equal").any():
+    for case, rows in frame.groupby(["stem", "batch", "threads", "groups"], sort=True):
+        stem, batch, threads, groups = cast(tuple[str, int, int, int], case)
+        if not rows["kind"].eq("equal").any():
             continue
-        for name in ("fp32", "bf16", "int8"):
-            of_precision = rows[precision[rows.index] == name]
-            cells = {head: _fastest(of_precision, kind) for kind, head in _KINDS.items()}
-            table.append(
-                {"network": f"`{stem}`, {report.load(batch, threads)}", "G": groups, "precision": name, **cells}
-            )
-    return _markdown(table)
+        for precision in ("fp32", "bf16", "int8"):
+            of_precision = rows[rows["precision"] == precision]
+            cells = {head: _fastest(of_precision[of_precision["kind"] == kind]) for kind, head in _KINDS.items()}
+            network = f"`{stem}`, {report.load(batch, threads)}"
+            table.append({"network": network, "G": groups, "precision": precision, **cells})
+    return _markdown(table) if table else ""
 
 
-def _fastest(rows: pd.DataFrame, kind: str) -> str:
-    rows = rows[rows["candidate"].str.startswith(f"{kind} ")]
+def _fastest(rows: pd.DataFrame) -> str:
     if rows.empty:
         return "–"
-    best = rows.loc[rows["times_faster"].idxmax()]
-    return f"{best['times_faster']:.1f}: {best['candidate'].removeprefix(f'{kind} ')}"
+    best = rows.sort_values("times_faster").iloc[-1]
+    return f"{best['times_faster']:.1f}: {best['candidate'].partition(' ')[2]}"
 
 
 def _of_engines(results: Path) -> str:

@@ -28,8 +28,7 @@ from flgc_lib.frozen.layer import FrozenConv2d, frozen_convolutions
 from flgc_lib.frozen.network import FrozenNetwork
 
 MOST_BUCKETS = 3
-FEW_GROUPS = 16
-"""Above this, buckets are not searched for: groups are then tiny, and an engine's overhead for a bucket is not."""
+FEW_GROUPS = 16  # with more of them, which are tiny, no buckets are searched for
 
 
 class PortableConv2d(nn.Module):
