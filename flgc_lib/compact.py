@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from flgc_lib.masked import Pair, has_one_position
 
-WEIGHTS_A_PIXEL = 128
+WEIGHTS_A_PIXEL = 64
 """From so many weights a pixel on, masking a pointwise layer's weights costs more than moving its maps."""
 
 
