@@ -34,7 +34,7 @@ def test_accuracy_before_and_after_is_recorded(checkpoint, images, tmp_path):
     assert f"{row['accuracy']:.2%}" in sentence
     document = tmp_path / "document.md"
     document.write_text("<!-- table: engines -->\n<!-- /table -->\n", encoding="utf-8")
-    assert f"| onnx | int8 | {row['accuracy_frozen'] * 100:.2f} |" in filled(document, tmp_path)
+    assert f"| 1 | onnx | int8 | {row['accuracy_frozen'] * 100:.2f} |" in filled(document, tmp_path)
 
 
 def test_a_record_needs_a_test(checkpoint, tmp_path):

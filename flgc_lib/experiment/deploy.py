@@ -75,6 +75,7 @@ def export_checkpoint(
                 "run": saved.settings.id,
                 "method": saved.settings.method,
                 "groups": saved.settings.groups,
+                "epochs": saved.settings.epochs,
                 "engine": engine,
                 "precision": precision,
                 "data": data.name,

@@ -168,6 +168,7 @@ def _of_engines(results: Path) -> str:
         rows.append(
             {
                 "run": f"`{row['run']}`",
+                "epochs": row["epochs"],
                 "engine": row["engine"],
                 "precision": row["precision"],
                 "frozen, fp32 (%)": f"{row['accuracy_frozen']:.2%}".rstrip("%"),
