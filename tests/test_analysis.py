@@ -21,7 +21,7 @@ from flgc_lib.experiment.analysis import (
     origin_of_copies,
 )
 from flgc_lib.experiment.assignments import copied, layers
-from flgc_lib.experiment.records import write_record
+from flgc_lib.experiment.records import stored, write_record
 from flgc_lib.experiment.settings import Settings
 from flgc_lib.experiment.training import fit
 
@@ -151,18 +151,18 @@ def test_a_real_run_s_record_agrees_with_its_measurements(tiny, images, tmp_path
     settings = tiny()
     module = fit(settings, images, tmp_path / "run", device="cpu", progress=False)
     row, _ = record(settings)
-    write_record(tmp_path / "results", row, module.history, module.assignments)
+    write_record(tmp_path / "results", row, module.history, stored(module.assignments, module.correct))
     monkeypatch.setattr(analysis, "grid", lambda name, data=None: [settings, Settings(seed=5)])
     result = of_grid("quick", tmp_path / "results")
     assert (len(result.runs), len(result.epochs), result.planned) == (1, 3, 2)
-    stored = result.groups(settings.id)
+    arrays = result.groups(settings.id)
     last = module.history[-1]
-    assert len(copied(stored)) == layers(stored)["copies"].sum() == last["copies"] > 0
-    table = layers(stored)
+    assert len(copied(arrays)) == layers(arrays)["copies"].sum() == last["copies"] > 0
+    table = layers(arrays)
     assert (table["channels_moved"] * table["channels"]).sum() / table["channels"].sum() == pytest.approx(
         100 * last["channels_moved"]
     )
     for name, layer in module.layers.items():
-        assert stored[f"{name}.inputs"][-1].tolist() == layer.input_membership().tolist()
+        assert arrays[f"{name}.inputs"][-1].tolist() == layer.input_membership().tolist()
     assert copies_by_layer(result)["copies"].sum() == last["copies"]
     assert result.groups("no such run") == {}

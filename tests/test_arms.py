@@ -9,7 +9,7 @@ import torch
 from flgc_lib.experiment import arms
 from flgc_lib.experiment.analysis import of_grid
 from flgc_lib.experiment.grids import grid, power_arms
-from flgc_lib.experiment.records import write_record
+from flgc_lib.experiment.records import stored, write_record
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def powered(record, tmp_path):
                 settings = replace(power_arms(16, seed)[arm], data="tiny")
                 row, epochs = record(settings, test_accuracy=hits / 16, test_loss=1 - hits / 16)
                 row["processor"] = processor(seed) if arm == "flgc" else "one"
-                write_record(tmp_path, row, epochs, {}, torch.arange(16) < hits)
+                write_record(tmp_path, row, epochs, stored({}, torch.arange(16) < hits))
         return of_grid("power", tmp_path)
 
     return write

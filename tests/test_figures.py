@@ -10,7 +10,7 @@ from matplotlib.figure import Figure as Canvas
 
 from flgc_lib.experiment import analysis
 from flgc_lib.experiment.analysis import accuracy_by_groups, copies_by_layer, group_sizes, of_grid
-from flgc_lib.experiment.records import read_runs, write_record
+from flgc_lib.experiment.records import read_runs, stored, write_record
 from flgc_lib.experiment.training import Classifier, Settings
 from flgc_lib.figures import worked_example
 from flgc_lib.figures.draw import check, computed, regenerate
@@ -306,7 +306,7 @@ def test_figures_of_groups_from_a_real_run(record, tiny, images, tmp_path, monke
     module = Classifier(settings, images)
     module._recorder.record(3)
     row, epochs = record(settings)
-    write_record(tmp_path, row, epochs, module.assignments)
+    write_record(tmp_path, row, epochs, stored(module.assignments, module.correct))
     monkeypatch.setattr(analysis, "grid", lambda name, data=None: [settings])
     records = of_grid("quick", tmp_path)
     canvas = Canvas()

@@ -5,6 +5,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from gzip import BadGzipFile
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -63,13 +64,13 @@ def _of_zip(file: zipfile.ZipFile) -> Iterator[_Member]:
             is_folder,
             not is_folder and kind in (0, 8),
             info.file_size,
-            lambda info=info: file.open(info),
+            partial(file.open, info),
         )
 
 
 def _of_tar(tar: tarfile.TarFile) -> Iterator[_Member]:
     for info in tar:
-        yield _Member(info.name, info.isdir(), info.isreg(), info.size, lambda info=info: tar.extractfile(info))
+        yield _Member(info.name, info.isdir(), info.isreg(), info.size, partial(tar.extractfile, info))
     end = tar.fileobj
     if end is None:
         return

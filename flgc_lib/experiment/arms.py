@@ -79,7 +79,7 @@ def costs(records: Records) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["arm", "groups", "seeds", "accuracy", "low", "high", "mega_macs"])
 
 
-def verdict(row: Mapping[str, Any]) -> str:
+def verdict(row: Mapping[Any, Any]) -> str:
     """Of a row of `differences`: higher or lower where Holm's p is below 5 %; open as long as seeds are missing."""
     if row["seeds"] < SEEDS:
         return f"open: {row['seeds']} of {SEEDS} seeds"

@@ -3,7 +3,8 @@
 Source: Motohashi and Yamauchi, section 4; which contrasts are judged, and by what, stands in data/results/README.md.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -157,7 +158,7 @@ def _evidence(records: Records, pair: Pair) -> str:
     return sentence
 
 
-def _bracketed(row: dict[str, float]) -> str:
+def _bracketed(row: Mapping[Any, float]) -> str:
     bracket = f" [{row['low']:+.2f}, {row['high']:+.2f}]" if row["seeds"] > 1 else ""
     return f"{row['difference']:+.2f}{bracket}"
 
