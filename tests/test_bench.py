@@ -8,6 +8,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
+from flgc_lib.bench import gpu
 from flgc_lib.bench import measure as bench_module
 from flgc_lib.bench.candidates import BASELINE, with_groups_of
 from flgc_lib.bench.measure import BenchSettings, bench
@@ -102,6 +103,27 @@ def test_engines_are_candidates(small_network, tmp_path, monkeypatch):
     best = frame[frame.candidate.str.match("equal .*int8")].sort_values("times_faster").iloc[-1]
     assert f"{best.times_faster:.1f}: {best.candidate.removeprefix('equal ')} |" in text
     assert "| 4 | bf16 | – |" in text
+
+
+@torch.no_grad()
+def test_candidates_of_a_gpu_compute_the_network(small_network, monkeypatch):
+    """All that can be seen without one: the same outputs, and nothing but the waiting and the capture left out."""
+    monkeypatch.setattr("flgc_lib.bench.gpu._then_wait", lambda run: run())
+    x = torch.randn(2, 3, 32, 32)
+    names = []
+    for candidate in gpu.build("paper", (4,), x):
+        names.append(candidate.name)
+        if candidate.name.endswith(("eager", "channels_last")):
+            out = candidate.make()()
+            assert torch.allclose(out, candidate.counted(x), rtol=1e-3, atol=1e-4)
+    assert names[0] == BASELINE
+    assert {"grouped CUDA graph bf16", "equal, few gathers torch.compile bf16"} <= set(names)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_says_that_there_is_no_gpu(tmp_path):
+    with pytest.raises(ValueError, match="needs an NVIDIA GPU"):
+        bench(BenchSettings(device="cuda", results=tmp_path))
 
 
 def test_candidates_alternate():

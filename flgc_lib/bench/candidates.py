@@ -69,7 +69,7 @@ def build(
 
     Networks are drawn at random, each from the same seed: time depends on shapes and groups, not on weights.
     """
-    dense = _network(stem, "dense")
+    dense = network(stem, "dense")
     for name, make in (
         (BASELINE, _eager),
         ("dense channels_last", _channels_last),
@@ -79,12 +79,12 @@ def build(
         yield Candidate(name, 1, "", dense, partial(make, dense, x))
     yield from _in_engines("dense", dense, x, 1, "")
     for g in groups:
-        grouped = _network(stem, "grouped", g)
-        random = _network(stem, "flgc", g)
-        equal = _network(stem, "equal", g)
-        copies = _network(stem, "flgc-dup", g)
-        depthwise = _network(stem, "flgc", g, depthwise=True)
-        for name, network, make in (
+        grouped = network(stem, "grouped", g)
+        random = network(stem, "flgc", g)
+        equal = network(stem, "equal", g)
+        copies = network(stem, "flgc-dup", g)
+        depthwise = network(stem, "flgc", g, depthwise=True)
+        for name, model, make in (
             ("flgc masked", random, _masked),
             ("flgc frozen, PyTorch", random, _frozen_without_kernel),
             ("flgc frozen", random, _frozen),
@@ -94,13 +94,13 @@ def build(
             ("grouped eager", grouped, _eager),
             ("grouped frozen", grouped, _frozen),
         ):
-            assignment = "contiguous" if network is grouped else "random"
-            yield Candidate(name, g, assignment, network, partial(make, network, x))
+            assignment = "contiguous" if model is grouped else "random"
+            yield Candidate(name, g, assignment, model, partial(make, model, x))
         yield from _in_engines("flgc", random, x, g, "random")
         yield from _in_engines("equal", equal, x, g, "random")
         yield from _in_engines("grouped", grouped, x, g, "contiguous")
         if trained_run is not None and f"-g{g}-" in trained_run:
-            trained = with_groups_of(_network(stem, "flgc", g), results, trained_run)
+            trained = with_groups_of(network(stem, "flgc", g), results, trained_run)
             yield Candidate("trained frozen", g, trained_run, trained, partial(_frozen, trained, x))
 
 
@@ -123,7 +123,8 @@ def with_groups_of(model: nn.Module, results: Path, run: str) -> nn.Module:
     return model
 
 
-def _network(stem: Stem, method: Method, groups: int = 1, *, depthwise: bool = False) -> nn.Module:
+def network(stem: Stem, method: Method, groups: int = 1, *, depthwise: bool = False) -> nn.Module:
+    """A ResNet-50 in eval mode, always from the same seed."""
     torch.manual_seed(0)
     return resnet50(stem=stem, method=method, groups=groups, where="all", depthwise=depthwise).eval()
 

@@ -27,7 +27,7 @@ Engine = Literal["onnx", "openvino"]
 """onnx is what onnxruntime runs, and others."""
 Precision = Literal["fp32", "bf16", "int8"]
 
-GATHER_COSTS = (0.0, 50.0, 150.0, 500.0)
+GATHER_COSTS = (0.0, 50.0, 200.0)
 """Multiply-accumulates in the time of which one value is moved: those to try, for fast gathers and for slow ones."""
 _ENDINGS: dict[str, str] = {"onnx": ".onnx", "openvino": ".xml"}
 _NOTE = ["flgc", "precision"]  # where OpenVINO's file says how it is to be run
