@@ -5,6 +5,7 @@ compute it), `convert` and `fuse` (how a trained network becomes frozen layers),
 `kernel/` the machine code.
 """
 
-from flgc_lib.frozen.network import FrozenNetwork, freeze, load, save
+from flgc_lib.frozen.network import FrozenNetwork, freeze
+from flgc_lib.frozen.saving import load, save
 
 __all__ = ["FrozenNetwork", "freeze", "load", "save"]

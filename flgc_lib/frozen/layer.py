@@ -1,13 +1,15 @@
 """FrozenConv2d, a convolution for inference: by group, an index of input channels and a small weight; nothing else."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
+from flgc_lib.frozen.bounds import check_plan, check_tensors
 from flgc_lib.frozen.forms import FORMS, Computation, Form, Group, LayerPlan, available_forms
 from flgc_lib.grouping import check_choice
 
@@ -32,7 +34,9 @@ class FrozenConv2d(nn.Module):
 
     def __init__(self, plan: LayerPlan) -> None:
         super().__init__()
+        check_plan(plan)
         self._prepared: dict[Form, Computation] = {}  # from the plan and the four tensors; never saved
+        self._prepared_for: tuple[Any, ...] = ()  # the tensors, and their versions
         self.plan = plan
         area = plan.kernel_size[0] * plan.kernel_size[1]
         connections = sum(c * n for c, n in zip(plan.group_inputs, plan.group_filters, strict=True))
@@ -40,6 +44,20 @@ class FrozenConv2d(nn.Module):
         self.bias = nn.Parameter(torch.empty(plan.out_channels), requires_grad=False)
         self.register_buffer("inputs", torch.zeros(sum(plan.group_inputs), dtype=torch.int32))
         self.register_buffer("outputs", torch.arange(plan.out_channels, dtype=torch.int32))
+
+    @classmethod
+    def from_tensors(cls, plan: LayerPlan, tensors: Mapping[str, Tensor]) -> "FrozenConv2d":
+        """A layer with tensors of its plan: weight, bias, inputs, outputs.
+
+        Raises:
+            ValueError: if the plan is none of a convolution, or the tensors do not fit it.
+        """
+        check_plan(plan)
+        check_tensors(plan, **tensors)
+        with torch.device("meta"):
+            layer = cls(plan)
+        layer.load_state_dict(tensors, assign=True)
+        return layer.requires_grad_(False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FrozenConv2d":
         """Moves or casts the layer, and forgets what was derived from the old tensors."""
@@ -54,7 +72,7 @@ class FrozenConv2d(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """What is copied or pickled: not what was derived, which holds addresses in this process and this copy."""
-        return self.__dict__ | {"_prepared": {}}
+        return self.__dict__ | {"_prepared": {}, "_prepared_for": ()}
 
     @property
     def plan(self) -> LayerPlan:
@@ -65,6 +83,15 @@ class FrozenConv2d(nn.Module):
     def plan(self, plan: LayerPlan) -> None:
         self._plan = plan
         self.forget()
+
+    in_channels = property(lambda self: self.plan.in_channels)
+    out_channels = property(lambda self: self.plan.out_channels)
+    kernel_size = property(lambda self: self.plan.kernel_size)
+    stride = property(lambda self: self.plan.stride)
+    padding = property(lambda self: self.plan.padding)
+    dilation = property(lambda self: self.plan.dilation)
+    groups = property(lambda self: len(self.plan.group_filters))
+    padding_mode = "zeros"
 
     @property
     def form(self) -> Form:
@@ -89,6 +116,7 @@ class FrozenConv2d(nn.Module):
     def forget(self) -> None:
         """Drops what the forms have derived from plan and tensors; the next call derives again what it needs."""
         self._prepared.clear()
+        self._prepared_for = ()
 
     def available_forms(self) -> list[Form]:
         """The forms that can compute this layer with what is installed, the likely fastest first."""
@@ -102,7 +130,7 @@ class FrozenConv2d(nn.Module):
         """Numbers of the trained layer, and of the norm that was folded into it, that inference needs."""
         return self.weight.numel() + self.bias.numel() + self.plan.folded
 
-    def groups(self) -> list[Group]:
+    def parts(self) -> list[Group]:
         """The layer's tensors by group, as views."""
         plan = self.plan
         shapes = [(n, c, *plan.kernel_size) for c, n in zip(plan.group_inputs, plan.group_filters, strict=True)]
@@ -129,19 +157,32 @@ class FrozenConv2d(nn.Module):
             group_filters=tuple(len(group.outputs) for group in groups),
         )
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """relu(conv(x) + bias + residual), each of the last two if there is one."""
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        """relu(conv(input) + bias + residual), each of the last two if there is one."""
+        if input.ndim == 3:  # one image without a batch
+            return self(input[None], None if residual is None else residual[None]).squeeze(0)
         form = self.plan.form
-        if form == "indirect" and not self._kernel_applies(x, residual):
+        if form == "indirect" and not ("indirect" in FORMS and self._kernel_applies(input, residual)):
             form = "equal"  # the same function of x, in operations that PyTorch can trace, differentiate and broadcast
+        return self._prepare(form)(input, residual)
+
+    def _prepare(self, form: Form) -> Computation:
+        """What computes the layer, from the tensors as they are now."""
+        own, index = self._parameters, self._buffers  # several times faster than by attribute
+        tensors = own["weight"], own["bias"], index["inputs"], index["outputs"]
+        now = (*map(id, tensors), *map(_version, tensors))
+        if not self._prepared_for or now != self._prepared_for[0]:
+            check_tensors(self.plan, *tensors)  # type: ignore[arg-type]
+            self.forget()
+            self._prepared_for = now, tensors  # the tensors are kept: others could get their ids
         compute = self._prepared.get(form)
         if compute is None:
-            compute = self._prepared[form] = FORMS[form](self.plan, self.groups())
-        return compute(x, residual)
+            compute = self._prepared[form] = FORMS[form](self.plan, self.parts())
+        return compute
 
     def _kernel_applies(self, x: Tensor, residual: Tensor | None) -> bool:
         """Whether the kernel, which checks nothing, may be let loose on these tensors."""
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if torch.compiler.is_compiling() or torch.jit.is_tracing() or _is_transformed():
             return False
         plan = self.plan
         if x.ndim != 4 or x.shape[1] != plan.in_channels:
@@ -166,6 +207,16 @@ class FrozenConv2d(nn.Module):
             f"{plan.in_channels}, {plan.out_channels}, kernel_size={plan.kernel_size}, stride={plan.stride}, "
             f"groups={groups}, weights={self.weight.numel()}, relu={plan.relu}, form={plan.form}"
         )
+
+
+def _version(tensor: Tensor) -> tuple[int, int]:
+    """What changes when the tensor is written to or moved, other than through `.data`."""
+    return 0 if tensor.is_inference() else tensor._version, tensor.data_ptr()
+
+
+def _is_transformed() -> bool:
+    """Whether torch.func (grad, vmap, jvp) or forward-mode differentiation looks at what is computed."""
+    return torch._C._functorch.maybe_current_level() is not None or forward_ad._current_level >= 0
 
 
 def frozen_convolutions(model: nn.Module) -> Sequence[tuple[str, FrozenConv2d]]:
