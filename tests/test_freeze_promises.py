@@ -278,7 +278,10 @@ def test_weights_that_are_computed_in_every_call(norm, tmp_path):
         return nn.Sequential(conv, nn.BatchNorm2d(8), FLGConv2d(8, 8, 1, 2), nn.ReLU())
 
     model = make()
-    state = {key: torch.randn_like(value) if value.is_floating_point() else value for key, value in make().state_dict().items()}
+    state = {
+        key: torch.randn_like(value) if value.is_floating_point() else value
+        for key, value in make().state_dict().items()
+    }
     state["1.running_var"] = state["1.running_var"].abs() + 1
     if norm == "prune":
         state["0.weight_mask"] = (state["0.weight_mask"] > 0).float()

@@ -102,13 +102,15 @@ def freeze_checkpoint(
             closed yet.
     """
     if output.exists() and output.samefile(checkpoint):
-        raise ValueError(f"{output} is the checkpoint itself, which would be lost; give another path for the frozen network")
+        raise ValueError(
+            f"{output} is the checkpoint itself, which would be lost; give another path for what is frozen"
+        )
     saved, state = read_checkpoint(checkpoint, advice="give the path of a run's last.ckpt")
     closing = saved.settings.soft_start * saved.settings.epochs
     if len(saved.history) < closing:
         raise ValueError(
-            f"the run of {checkpoint} is in its soft start: after {len(saved.history)} epochs its groups are still open, "
-            f"they close after {closing:g}; resume it with the command that started it, then freeze"
+            f"the run of {checkpoint} is in its soft start: after {len(saved.history)} epochs its groups are still "
+            f"open, they close after {closing:g}; resume it with the command that started it, then freeze"
         )
     model = saved.settings.network()
     model.load_state_dict(state)

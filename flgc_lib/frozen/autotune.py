@@ -133,7 +133,7 @@ def _same_in_parts(network: nn.Module, example: tuple[Any, ...], images: int, wh
     return parts.shape == whole.shape and bool((parts - whole).abs().max() <= 1e-5 * whole.abs().max())
 
 
-def in_parts(network: nn.Module, inputs: tuple[Any, ...], images: int | None) -> Any:  # noqa: ANN401
+def in_parts(network: nn.Module, inputs: tuple[Any, ...], images: int | None) -> Any:
     """The network's results, `images` of the batch of its one input at a time; None for all."""
     if images is None or len(inputs[0]) <= images:
         return network(*inputs)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -24,7 +24,7 @@ from torch.fx.experimental import _config as fx_config
 from torch.utils import _pytree as pytree
 
 from flgc_lib.frozen.functional import make_functional
-from flgc_lib.frozen.place import place
+from flgc_lib.frozen.layer import place
 from flgc_lib.frozen.signature import Signature
 
 aten = torch.ops.aten
@@ -90,7 +90,7 @@ def _batch_free(x: Tensor) -> dict[int, object]:
 
 def _export(model: nn.Module, example: Sequence[Tensor], free: Callable[[Tensor], dict[int, object]] | None) -> Any:
     shapes = None if free is None else pytree.tree_map_only(Tensor, free, tuple(example))
-    with _quiet(), fx_config.patch(backed_size_oblivious=True):  # else sizes of 0 and 1 would be cases of their own
+    with _quiet(), fx_config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined] # else sizes of 0 and 1 would be cases of their own
         program = torch.export.export(model, tuple(example), dynamic_shapes=_by_name(model, shapes), strict=False)
         if not make_functional(program.graph):
             program = program.run_decompositions({})
@@ -204,7 +204,7 @@ def _copy_inner(source: fx.GraphModule, node: fx.Node, graph: fx.Graph, copies: 
     position = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}.get(name)
     if position is None or (name == "wrap_with_autocast" and node.args[2]):
         raise CannotCaptureError(f"it uses {name}, which is no operation on tensors")
-    inner = source.get_submodule(str(node.args[position].target))
+    inner = source.get_submodule(str(cast(fx.Node, node.args[position]).target))
     assert isinstance(inner, fx.GraphModule)
     given = fx.map_arg(node.args[position + 1 :], copies.__getitem__)
     return _copy_steps(inner, graph, dict(zip(inner.graph.find_nodes(op="placeholder"), given, strict=True)))

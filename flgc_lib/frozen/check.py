@@ -64,7 +64,7 @@ def _same_chance() -> Iterator[None]:
 
 
 @torch.no_grad()
-def call(network: Call, inputs: Sequence[Any]) -> Any:  # noqa: ANN401
+def call(network: Call, inputs: Sequence[Any]) -> Any:
     """What a network returns, for inputs of its own and with random numbers that are the same in every call."""
     with _same_chance():
         copies = pytree.tree_map_only(Tensor, torch.clone, tuple(inputs))
@@ -110,7 +110,7 @@ def difference(network: Call, probe: Probe) -> str | None:
     return None
 
 
-def _leaf_difference(a: Any, b: Any, rounding: Callable[[], float]) -> str | None:  # noqa: ANN401
+def _leaf_difference(a: Any, b: Any, rounding: Callable[[], float]) -> str | None:
     if not isinstance(a, Tensor) or not isinstance(b, Tensor):
         return None if type(a) is type(b) and (a == b or a != a) else "is not the same"
     if a.shape != b.shape or a.dtype != b.dtype:
@@ -141,7 +141,7 @@ def _round_otherwise(x: Tensor) -> Tensor:
     return x * (1 + noise * torch.finfo(x.dtype).eps)
 
 
-def _shapes(inputs: Any) -> list[tuple[int, ...]]:  # noqa: ANN401
+def _shapes(inputs: Any) -> list[tuple[int, ...]]:
     return [tuple(x.shape) for x in pytree.tree_leaves(inputs) if isinstance(x, Tensor)]
 
 

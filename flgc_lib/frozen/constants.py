@@ -20,7 +20,7 @@ class Constants:
         self._known: dict[fx.Node, Any] = {}
 
     @torch.no_grad()
-    def value(self, node: object) -> Any:  # noqa: ANN401
+    def value(self, node: object) -> Any:
         """The value of a node, or None if it depends on the inputs; anything but a node is its own value."""
         if not isinstance(node, fx.Node):
             return node
@@ -33,7 +33,7 @@ class Constants:
         value = self.value(node)
         return value if isinstance(value, Tensor) else None
 
-    def _compute(self, node: fx.Node) -> Any:  # noqa: ANN401
+    def _compute(self, node: fx.Node) -> Any:
         if node.op == "get_attr":
             value: Any = self._traced
             for part in str(node.target).split("."):

@@ -55,8 +55,10 @@ def from_convolution(conv: nn.Module, norm: nn.BatchNorm2d | None = None, *, rel
     """
     assert isinstance(conv, FLGConv2d | nn.Conv2d)
     window = Window(_two(conv.kernel_size), _two(conv.stride), _two(conv.padding), _two(conv.dilation))
-    own = isinstance(conv, FLGConv2d | ShuffledConv2d)
-    weight, groups = (dense_weight(conv), own_members(conv)) if own else (conv.weight, conv.groups)
+    weight: Tensor = conv.weight
+    groups: int | Members = conv.groups
+    if isinstance(conv, FLGConv2d | ShuffledConv2d):
+        weight, groups = dense_weight(conv), own_members(conv)
     return from_weight(weight, conv.bias, window, groups, [] if norm is None else [_affine(norm)], relu=relu)
 
 
@@ -112,7 +114,7 @@ def from_weight(
 
 
 def own_members(conv: FLGConv2d | ShuffledConv2d) -> Members:
-    """The groups that a convolution has learned, one of everything while its soft start lasts; or those of a shuffle."""
+    """The groups that a convolution has learned, one of everything in its soft start; or those of a shuffle."""
     device = conv.weight.device
     channels = torch.arange(conv.in_channels, device=device)
     filters = torch.arange(conv.out_channels, device=device)
@@ -127,7 +129,7 @@ def own_members(conv: FLGConv2d | ShuffledConv2d) -> Members:
 
 @torch.no_grad()
 def dense_weight(conv: FLGConv2d | ShuffledConv2d) -> Tensor:
-    """What the convolution multiplies with, shape (N, C, kh, kw): with zeros, but for a soft start, outside its groups."""
+    """What the convolution multiplies with, shape (N, C, kh, kw): outside its groups zeros, but for a soft start."""
     if isinstance(conv, FLGConv2d):
         mask = conv.connection_mask()
         return conv.weight * (mask + conv.softness * (1 - mask))[:, :, None, None]

@@ -6,17 +6,19 @@ whose own way is sure and several times slower.
 """
 
 from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import fx
 
-_NEW_MEMORY = """
+_NAMES = """
 adaptive_avg_pool2d add avg_pool2d batch_norm bmm cat clone conv1d conv2d conv3d conv_transpose2d convolution div elu
 exp gelu group_norm hardsigmoid hardswish hardtanh layer_norm leaky_relu linear matmul max_pool2d mean mish mm mul neg
 pow relu relu6 rsqrt rsub scaled_dot_product_attention sigmoid silu softmax sqrt stack sub sum tanh upsample_bilinear2d
 upsample_nearest2d where add_ clamp clamp_ div_ elu_ hardsigmoid_ hardswish_ hardtanh_ leaky_relu_ mish_ mul_ relu_
 relu6_ sigmoid_ silu_ sub_ tanh_
-""".split()
+"""
+_NEW_MEMORY = frozenset(_NAMES.split())
 """Operations that never return a view of what they are given; those that end in _ return it itself."""
 
 
@@ -33,7 +35,7 @@ def make_functional(graph: fx.Graph) -> bool:
     for node in in_place:
         node.target = getattr(getattr(torch.ops.aten, node.target._opname[:-1]), node.target._overloadname)
         later = partial(_comes_after, order, order[node])
-        node.args[0].replace_all_uses_with(node, later)
+        cast(fx.Node, node.args[0]).replace_all_uses_with(node, later)
     return True
 
 
@@ -41,13 +43,13 @@ def _comes_after(order: dict[fx.Node, int], position: int, user: fx.Node) -> boo
     return order[user] > position
 
 
-def _mutates(node: fx.Node) -> bool:
+def _mutates(node: Any) -> bool:
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
 def _is_private(node: fx.Node, order: dict[fx.Node, int]) -> bool:
     """Whether no view sees the overwritten memory change: whoever makes one does it when all changes are over."""
-    names = [node.args[0]]  # of the same memory: operations in place return what they are given
+    names: list[Any] = [node.args[0]]  # of the same memory: operations in place return what they are given
     for name in names:
         if not isinstance(name, fx.Node) or not _makes_new_memory(name):
             return False

@@ -5,23 +5,18 @@ views that are written to and no operation in place, so that an operation may mo
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, fx
 
 from flgc_lib.frozen.constants import Constants
-from flgc_lib.frozen.convert import Affine, Members, from_weight, norm_affine, read_order, release_order
-from flgc_lib.frozen.layer import FrozenConv2d
-from flgc_lib.frozen.place import place
+from flgc_lib.frozen.convert import Affine, Members, from_weight, norm_affine
+from flgc_lib.frozen.layer import FrozenConv2d, place
+from flgc_lib.frozen.orders import carry_orders, reuse_memory
 from flgc_lib.frozen.window import Window
 
 aten = torch.ops.aten
-
-_BY_PIXEL = {"relu", "relu6", "hardtanh", "clamp", "silu", "gelu", "hardswish", "hardsigmoid", "leaky_relu", "elu"}
-_BY_PIXEL |= {"sigmoid", "tanh", "mish", "softplus", "dropout", "max_pool2d", "avg_pool2d"}
-"""They treat all channels alike, so that a channel order passes through."""
 
 
 class Fused(NamedTuple):
@@ -47,7 +42,7 @@ def fuse(traced: fx.GraphModule, learned: Mapping[str, Members]) -> Fused:
         if node.op == "call_function" and node.target in _CONVOLUTIONS:
             fusing.convolution(node)
     _erase_unread(traced.graph)
-    _carry_orders(traced)
+    carry_orders(traced)
     reuse_memory(traced)
     traced.graph.lint()
     traced.delete_all_unused_submodules()
@@ -86,9 +81,9 @@ class _Fusing:
 
     def fused(self) -> Fused:
         for node in self.traced.graph.nodes:
-            if isinstance(node.target, torch._ops.OpOverload) and node.target._opname in _OTHER_CONVOLUTIONS:
-                if node.target not in _CONVOLUTIONS:
-                    self.reasons.append(f"{node.name}: not an ordinary convolution of two dimensions")
+            kind = node.target._opname if isinstance(node.target, torch._ops.OpOverload) else ""
+            if kind in _OTHER_CONVOLUTIONS and node.target not in _CONVOLUTIONS:
+                self.reasons.append(f"{node.name}: not an ordinary convolution of two dimensions")
         return Fused(**self.counts, left_alone=tuple(self.reasons))
 
     def convolution(self, node: fx.Node) -> None:
@@ -97,7 +92,7 @@ class _Fusing:
         window = None if weight is None else _window(given, weight)
         if given.get("transposed"):
             self.reasons.append(f"{node.name}: transposed")
-        elif node.args[0].meta["val"].ndim != 4:
+        elif cast(fx.Node, node.args[0]).meta["val"].ndim != 4:
             self.reasons.append(f"{node.name}: for one image without a batch")
         elif weight is None or (given["bias"] is not None and bias is None):
             self.reasons.append(f"{node.name}: its weights depend on the input")
@@ -181,7 +176,8 @@ class _Fusing:
             graph.erase_node(old)
         if layer is not None:
             _erase_unread(graph)
-            self.layers[key] = self._free_name(name.removesuffix(".weight").removesuffix(".dense_weight"))
+            owner = name.rpartition(".")[0] or "convolution" if source.op == "get_attr" else name
+            self.layers[key] = self._free_name(owner)
             place(self.traced, self.layers[key], layer)
         new.target = self.layers[key]
         self.counts["convolutions"] += 1
@@ -234,7 +230,7 @@ def _window(given: Mapping[str, Any], weight: Tensor) -> Window | None:
     return Window(kernel, stride, padding, dilation)
 
 
-def _two(value: Any) -> tuple[int, int]:  # noqa: ANN401
+def _two(value: Any) -> tuple[int, int]:
     first, second = value if len(value) == 2 else (value[0], value[0])
     return int(first), int(second)
 
@@ -246,7 +242,7 @@ def _same_form(one: fx.Node, other: fx.Node) -> bool:
     return [str(n) for n in a.shape] == [str(n) for n in b.shape]
 
 
-def _by_channel(value: Any, channels: int, last: fx.Node) -> Tensor | None:  # noqa: ANN401
+def _by_channel(value: Any, channels: int, last: fx.Node) -> Tensor | None:
     """A constant as (C,) in float64, if it is one number a channel, or one for all."""
     if isinstance(value, int | float):
         return torch.full((channels,), float(value), dtype=torch.float64)
@@ -267,61 +263,6 @@ def _is_needed(node: fx.Node) -> bool:
     return isinstance(node.target, torch._ops.OpOverload) and (
         torch.Tag.nondeterministic_seeded in node.target.tags or node.target._schema.is_mutable
     )
-
-
-def _carry_orders(traced: fx.GraphModule) -> None:
-    """Lets each layer write group by group where every reader is a frozen layer, which then reads in that order."""
-    callers: dict[object, int] = {}
-    for node in traced.graph.nodes:
-        callers[node.target] = callers.get(node.target, 0) + 1
-    for node in traced.graph.nodes:
-        layer = _layer(traced, node)
-        if layer is None or len(node.args) > 1:
-            continue
-        links = [node]  # the layer's result, also as seen through what goes pixel by pixel
-        readers: list[fx.Node] = []
-        for link in links:
-            for user in link.users:
-                (links if _goes_by_pixel(user) else readers).append(user)
-        layers = [_layer(traced, reader) for reader in readers]
-        if layers and all(
-            m is not None and callers[r.target] == 1 and r.args[0] in links and not set(r.args[1:]) & set(links)
-            for m, r in zip(layers, readers, strict=True)
-        ):
-            if callers[node.target] > 1:
-                continue
-            position = release_order(layer)
-            for reader in layers:
-                read_order(cast(FrozenConv2d, reader), position)
-
-
-def _goes_by_pixel(node: fx.Node) -> bool:
-    operation = node.target
-    if not isinstance(operation, torch._ops.OpOverload) or operation._opname not in _BY_PIXEL:
-        return False
-    return len(node.all_input_nodes) == 1 and node.meta["val"].ndim == 4
-
-
-def reuse_memory(traced: fx.GraphModule) -> None:
-    """Lets a sum take the place of its residual, if that is a frozen layer's result that nobody reads afterwards.
-
-    All its other readers must be frozen layers too: they make tensors of their own, others might make a view.
-    """
-    order = {node: i for i, node in enumerate(traced.graph.nodes)}
-    for node in traced.graph.nodes:
-        layer = _layer(traced, node)
-        if layer is not None and len(node.args) > 1:
-            makers = [node.args[1], *node.args[1].users]
-            fresh = all(_layer(traced, m) is not None for m in makers)
-            last = all(order[reader] <= order[node] for reader in node.args[1].users)
-            alone = len([n for n in traced.graph.nodes if n.target == node.target]) == 1
-            overwrite = fresh and last and alone and node.args[0] is not node.args[1]
-            layer.plan = replace(layer.plan, overwrite=overwrite)
-
-
-def _layer(traced: fx.GraphModule, node: fx.Node) -> FrozenConv2d | None:
-    module = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
-    return module if isinstance(module, FrozenConv2d) else None
 
 
 def _drop_unused_tensors(traced: fx.GraphModule) -> None:

@@ -65,7 +65,7 @@ class FrozenConv2d(nn.Module):
         super()._apply(fn, recurse)
         return self
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         """Loads the tensors, and forgets what was derived from the old ones."""
         self.forget()
         super()._load_from_state_dict(*args, **kwargs)
@@ -169,10 +169,10 @@ class FrozenConv2d(nn.Module):
     def _prepare(self, form: Form) -> Computation:
         """What computes the layer, from the tensors as they are now."""
         own, index = self._parameters, self._buffers  # several times faster than by attribute
-        tensors = own["weight"], own["bias"], index["inputs"], index["outputs"]
+        tensors: Any = own["weight"], own["bias"], index["inputs"], index["outputs"]
         now = (*map(id, tensors), *map(_version, tensors))
         if not self._prepared_for or now != self._prepared_for[0]:
-            check_tensors(self.plan, *tensors)  # type: ignore[arg-type]
+            check_tensors(self.plan, *tensors)
             self.forget()
             self._prepared_for = now, tensors  # the tensors are kept: others could get their ids
         compute = self._prepared.get(form)
@@ -222,3 +222,18 @@ def _is_transformed() -> bool:
 def frozen_convolutions(model: nn.Module) -> Sequence[tuple[str, FrozenConv2d]]:
     """All frozen convolutions of a model with their names."""
     return [(name, m) for name, m in model.named_modules() if isinstance(m, FrozenConv2d)]
+
+
+def place(root: nn.Module, name: str, value: Tensor | nn.Module) -> None:
+    """Puts a tensor or layer into `root` under a name with dots, in modules that are made where there are none."""
+    *parents, leaf = name.split(".")
+    for part in parents:
+        if part not in root._modules:
+            root.add_module(part, nn.Module())
+        root = root.get_submodule(part)
+    if isinstance(value, nn.Module):
+        root.add_module(leaf, value)
+    elif isinstance(value, nn.Parameter):
+        root.register_parameter(leaf, nn.Parameter(value.detach(), requires_grad=False))
+    else:
+        root.register_buffer(leaf, value.detach())

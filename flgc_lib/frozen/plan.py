@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from flgc_lib.frozen.forms import LayerPlan
-from flgc_lib.frozen.layer import FrozenConv2d
+from flgc_lib.frozen.layer import FrozenConv2d, place
 from flgc_lib.frozen.operations import operation, operation_name
-from flgc_lib.frozen.place import place
 
 Plan = dict[str, Any]
 
@@ -61,7 +60,7 @@ def rebuild(plan: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: int)
     """
     parameters = set(_texts(plan["parameters"]))
     root = nn.Module()
-    layers = {}
+    layers: dict[str, FrozenConv2d] = {}
     for name, content in _mapping(plan["layers"]).items():
         place(root, _dotted(name), layers.setdefault(name, _layer(name, _mapping(content), tensors)))
     graph = fx.Graph()
@@ -84,7 +83,7 @@ def rebuild(plan: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: int)
     return fx.GraphModule(root, graph)
 
 
-def _step(graph: fx.Graph, name: str, kind: str, target: Any, args: Any, kwargs: Any, layers: Any) -> fx.Node:  # noqa: ANN401
+def _step(graph: fx.Graph, name: str, kind: str, target: Any, args: Any, kwargs: Any, layers: Any) -> fx.Node:
     function = target
     if kind == "call_function":
         function = operation(target)
@@ -106,7 +105,8 @@ def _step(graph: fx.Graph, name: str, kind: str, target: Any, args: Any, kwargs:
 def _layer(name: str, content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> FrozenConv2d:
     if content.keys() != {field.name for field in fields(LayerPlan)}:
         raise ValueError(f"the plan of layer {name[:80]!r} is not complete")
-    plan = LayerPlan(**{key: _tuple(value) if isinstance(value, list) else value for key, value in content.items()})
+    numbers: Any = {key: _tuple(value) if isinstance(value, list) else value for key, value in content.items()}
+    plan = LayerPlan(**numbers)
     own = {part: tensors[f"{name}.{part}"] for part in ("weight", "bias", "inputs", "outputs")}
     return FrozenConv2d.from_tensors(plan, own)
 
@@ -117,7 +117,7 @@ def _tuple(values: list[Any]) -> tuple[int, ...]:
     return tuple(values)
 
 
-def to_plain(value: Any) -> Any:  # noqa: ANN401
+def to_plain(value: Any) -> Any:
     """Nodes become {"node": name}, tuples {"tuple": […]}; what is not plain is refused.
 
     Raises:
@@ -140,7 +140,7 @@ def to_plain(value: Any) -> Any:  # noqa: ANN401
     raise ValueError(f"the network holds the constant {value!r}, which a file cannot hold: it cannot be saved")
 
 
-def from_plain(value: Any, nodes: Mapping[str, fx.Node]) -> Any:  # noqa: ANN401
+def from_plain(value: Any, nodes: Mapping[str, fx.Node]) -> Any:
     """What `to_plain` wrote down.
 
     Raises:
@@ -160,7 +160,7 @@ def from_plain(value: Any, nodes: Mapping[str, fx.Node]) -> Any:  # noqa: ANN401
     raise ValueError(f"{str(value)[:80]} is no value of a plan")
 
 
-def _special(kind: str, content: Any, nodes: Mapping[str, fx.Node]) -> Any:  # noqa: ANN401
+def _special(kind: str, content: Any, nodes: Mapping[str, fx.Node]) -> Any:
     if kind == "node" and isinstance(content, str) and content in nodes:
         return nodes[content]
     if kind == "tuple" and isinstance(content, list):
@@ -176,18 +176,18 @@ def _special(kind: str, content: Any, nodes: Mapping[str, fx.Node]) -> Any:  # n
     raise ValueError(f"{str({kind: content})[:80]} is no value of a plan, or names a step that does not come before it")
 
 
-def _is_word(name: Any) -> bool:  # noqa: ANN401
+def _is_word(name: Any) -> bool:
     return isinstance(name, str) and name.isascii() and name.isidentifier() and not keyword.iskeyword(name)
 
 
-def _identifier(name: Any) -> str:  # noqa: ANN401
+def _identifier(name: Any) -> str:
     """A name that hides nothing which the code of a graph reads by name."""
     if not _is_word(name) or name.startswith("__") or name in _READ_BY_NAME:
         raise ValueError(f"{str(name)[:80]!r} is not allowed as a name")
     return str(name)
 
 
-def _dotted(name: Any) -> str:  # noqa: ANN401
+def _dotted(name: Any) -> str:
     """A name such as layer1.0.weight, each part of which is made of letters and digits."""
     parts = name.split(".") if isinstance(name, str) else [""]
     for part in parts:
@@ -196,19 +196,19 @@ def _dotted(name: Any) -> str:  # noqa: ANN401
     return str(name)
 
 
-def _new_name(name: Any, nodes: Mapping[str, fx.Node]) -> str:  # noqa: ANN401
+def _new_name(name: Any, nodes: Mapping[str, fx.Node]) -> str:
     if _identifier(name) in nodes:
         raise ValueError(f"two steps have the name {name!r}")
     return str(name)
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:  # noqa: ANN401
+def _mapping(value: Any) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{str(value)[:80]} is no table of names")
     return value
 
 
-def _texts(value: Any) -> list[str]:  # noqa: ANN401
+def _texts(value: Any) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
         raise ValueError(f"{str(value)[:80]} is no list of texts")
     return value

@@ -42,7 +42,7 @@ def settle_weights(model: nn.Module) -> None:
 
 def _settle_parametrizations(module: nn.Module) -> None:
     """As parametrize.remove_parametrizations, which would change the class that the trained network shares."""
-    values = {name: getattr(module, name) for name in module.parametrizations}  # type: ignore[union-attr, operator]
+    values = {name: getattr(module, name) for name in module.parametrizations}  # type: ignore[union-attr]
     module.__class__ = parametrize.type_before_parametrizations(module)
     del module.parametrizations
     for name, value in values.items():

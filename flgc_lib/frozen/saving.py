@@ -17,11 +17,10 @@ from torch import Tensor, fx
 
 from flgc_lib.files import write_whole
 from flgc_lib.frozen.autotune import Timing
-from flgc_lib.frozen.fuse import reuse_memory
 from flgc_lib.frozen.layer import frozen_convolutions
-from flgc_lib.frozen.network import FrozenNetwork
+from flgc_lib.frozen.network import FrozenNetwork, Report
+from flgc_lib.frozen.orders import reuse_memory
 from flgc_lib.frozen.plan import describe, rebuild
-from flgc_lib.frozen.report import Report
 from flgc_lib.frozen.signature import Signature
 
 FORMAT = "flgc-frozen-2"
@@ -123,7 +122,7 @@ def _report(content: dict[str, Any] | None) -> Report | None:
     return Report(**content | lists)
 
 
-def _one_of(kind: type[Any], name: Any) -> Any:  # noqa: ANN401
+def _one_of(kind: type[Any], name: Any) -> Any:
     return _checked(getattr(torch, name, None), lambda value: isinstance(value, kind))
 
 
@@ -135,7 +134,7 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
-def _checked(value: Any, fits: Callable[[object], bool]) -> Any:  # noqa: ANN401
+def _checked(value: Any, fits: Callable[[object], bool]) -> Any:
     if not fits(value):
         raise ValueError(f"{str(value)[:80]!r} is not what belongs there")
     return value

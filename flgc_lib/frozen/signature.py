@@ -29,6 +29,7 @@ _COMPARISONS: dict[type, Callable[[int, int], bool]] = {
     ast.Gt: operator.gt,
     ast.GtE: operator.ge,
 }
+_OTHER_PARTS = (ast.UnaryOp, ast.USub, ast.BoolOp, ast.And, ast.Or, ast.Not, ast.Load, ast.operator, ast.cmpop)
 _SIZE = re.compile(r"input(\d+)_(\d+)")
 
 Dim = int | None
@@ -113,9 +114,8 @@ def _parse(guard: str, sizes: Sequence[Sequence[Dim]]) -> ast.expr:
         elif isinstance(node, ast.Compare):
             if len(node.ops) != 1 or type(node.ops[0]) not in _COMPARISONS:
                 raise problem
-        elif not isinstance(node, ast.UnaryOp | ast.USub | ast.BoolOp | ast.And | ast.Or | ast.Not | ast.Load):
-            if type(node) not in _ARITHMETIC and type(node) not in _COMPARISONS:
-                raise problem
+        elif not isinstance(node, _OTHER_PARTS):
+            raise problem
     return tree
 
 

@@ -176,7 +176,15 @@ def _functions(stamp: int) -> tuple[Any, Any]:
             _multiply(task, source, out + place, residual + place if residual else 0)
 
     def side_by_side(
-        function: int, records: int, x: int, out: int, residual: int, images: int, scratch: int, split: int, threads: int
+        function: int,
+        records: int,
+        x: int,
+        out: int,
+        residual: int,
+        images: int,
+        scratch: int,
+        split: int,
+        threads: int,
     ) -> None:
         _ = stamp
         for i in prange(threads):

@@ -16,7 +16,6 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-
 _FEATURES = llvmlite.binding.get_host_cpu_features()
 FEATURES = f"{llvmlite.binding.get_host_cpu_name()} {_FEATURES.flatten()}"
 """What this processor can do."""
