@@ -1,4 +1,4 @@
-"""Freezes networks of timm, torchvision and segmentation_models_pytorch, one after the other, and records what came out.
+"""Freezes networks of timm, torchvision and segmentation_models_pytorch, one by one, and records what came out.
 
     python tests/sweep_freeze.py data/results/freeze.csv [part of a name]   goes on where the file ends
     python tests/sweep_freeze.py table data/results/freeze.csv              the table of docs/freezing.md
@@ -10,7 +10,6 @@ process of its own, so that a crash is a row too.
 
 import csv
 import multiprocessing
-import resource
 import sys
 import tempfile
 import time
@@ -102,7 +101,8 @@ def make(library: str, family: str, name: str) -> Network:
     if library == "torchvision":
         return _torchvision(family, name)
     encoder = name.partition("-")[2]
-    return getattr(smp, family)(encoder, encoder_weights=None), (torch.randn(2, 3, 64, 64),)
+    size = 128 if family == "PAN" else 64
+    return getattr(smp, family)(encoder, encoder_weights=None), (torch.randn(2, 3, size, size),)
 
 
 def _timm(name: str) -> Network:
@@ -242,6 +242,8 @@ def _in_a_child(*network: str) -> dict[str, Any]:
 
 
 def _answer(send: Any, *network: str) -> None:
+    import resource
+
     resource.setrlimit(resource.RLIMIT_DATA, (BYTES, BYTES))
     try:
         row = sweep_one(*network)

@@ -16,12 +16,11 @@ A form is a function that takes a plan and the groups, derives from them what it
 Source: Wang et al. 2019, section 3.4 (re-ordering after training); Dukhan 2019, arXiv 1907.02129 (indirection).
 """
 
-import importlib.util
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,11 +29,16 @@ from torch.nn import functional as F
 from flgc_lib.frozen.window import Window
 
 _NO_KERNEL = "Numba does not work here, so frozen networks compute in PyTorch's operations, which is slower"
-IndirectConvolution: Any = None  # without Numba everything else works
-if importlib.util.find_spec("numba") is not None:
-    try:
-        from flgc_lib.frozen.kernel.indirect import IndirectConvolution
-    except Exception as error:  # Numba refuses a NumPy, a processor, a folder for its cache, each in its own way
+try:
+    from flgc_lib.frozen.kernel.indirect import IndirectConvolution
+except (
+    ImportError,
+    OSError,
+    RuntimeError,
+    AttributeError,
+) as error:  # how Numba refuses a NumPy, a folder, a processor
+    IndirectConvolution = None  # type: ignore[assignment, misc]  # everything else works
+    if not isinstance(error, ModuleNotFoundError):
         warnings.warn(f"{_NO_KERNEL} ({type(error).__name__}: {error})", RuntimeWarning, stacklevel=2)
 
 Form = Literal["loop", "equal", "matmul", "dense", "indirect"]

@@ -167,7 +167,9 @@ class FrozenConv2d(nn.Module):
         return self._prepare(form)(input, residual)
 
     def _prepare(self, form: Form) -> Computation:
-        """What computes the layer, from the tensors as they are now."""
+        """What computes the layer, from the tensors as they are now; in a graph that is captured, as they last were."""
+        if torch.compiler.is_compiling() and form in self._prepared:
+            return self._prepared[form]
         own, index = self._parameters, self._buffers  # several times faster than by attribute
         tensors: Any = own["weight"], own["bias"], index["inputs"], index["outputs"]
         now = (*map(id, tensors), *map(_version, tensors))
