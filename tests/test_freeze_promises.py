@@ -56,9 +56,9 @@ class Net(nn.Module):
 
     def __init__(self, forward, channels=8):
         super().__init__()
-        self.c = FLGConv2d(3, channels, 3, 2, padding=1)
+        self.c = FLGConv2d(3, channels, 3, groups=2, padding=1)
         self.bn = nn.BatchNorm2d(channels)
-        self.d = FLGConv2d(channels, channels, 1, 2)
+        self.d = FLGConv2d(channels, channels, 1, groups=2)
         self.relu = nn.ReLU(inplace=True)
         self.body = nn.Sequential(nn.Conv2d(channels, channels, 1), nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
         self.how = forward
@@ -220,7 +220,7 @@ def test_two_inputs_and_a_fixed_batch(tmp_path):
     class Two(nn.Module):
         def __init__(self):
             super().__init__()
-            self.c = FLGConv2d(3, 4, 3, 2)
+            self.c = FLGConv2d(3, 4, 3, groups=2)
 
         def forward(self, x, y):
             return self.c(x) * self.c(y)
@@ -236,13 +236,13 @@ class Own(FLGConv2d):
 
 
 def test_a_layer_with_a_forward_of_its_own(tmp_path):
-    model = nn.Sequential(nn.Conv2d(3, 8, 1), Own(8, 8, 3, 2, padding=1), nn.ReLU())
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), Own(8, 8, 3, groups=2, padding=1), nn.ReLU())
     assert_keeps_its_word(model, X, file=tmp_path / "frozen")
 
 
 @pytest.mark.parametrize("hook", ["forward", "pre", "inside"])
 def test_hooks(hook):
-    model = nn.Sequential(FLGConv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU()))
+    model = nn.Sequential(FLGConv2d(3, 8, 3, groups=2), nn.BatchNorm2d(8), nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU()))
     if hook == "forward":
         model[0].register_forward_hook(lambda m, x, y: y * 2)
     elif hook == "pre":
@@ -254,7 +254,7 @@ def test_hooks(hook):
 
 def test_a_hook_that_only_looks_still_looks():
     seen = []
-    model = nn.Sequential(FLGConv2d(3, 8, 3, 2), nn.ReLU())
+    model = nn.Sequential(FLGConv2d(3, 8, 3, groups=2), nn.ReLU())
     model[1].register_forward_hook(lambda m, x, y: seen.append(y.detach()))
     frozen = freeze(model, X)
     seen.clear()
@@ -275,7 +275,7 @@ def test_weights_that_are_computed_in_every_call(norm, tmp_path):
             prune.random_unstructured(conv, "weight", 0.5)
         else:
             norm(conv)
-        return nn.Sequential(conv, nn.BatchNorm2d(8), FLGConv2d(8, 8, 1, 2), nn.ReLU())
+        return nn.Sequential(conv, nn.BatchNorm2d(8), FLGConv2d(8, 8, 1, groups=2), nn.ReLU())
 
     model = make()
     state = {
@@ -292,7 +292,7 @@ def test_weights_that_are_computed_in_every_call(norm, tmp_path):
 
 
 def test_a_network_in_its_soft_start(tmp_path):
-    model = nn.Sequential(FLGConv2d(3, 8, 3, 2), nn.ReLU())
+    model = nn.Sequential(FLGConv2d(3, 8, 3, groups=2), nn.ReLU())
     model[0].softness = 0.7
     assert_keeps_its_word(model, X, file=tmp_path / "frozen")
 
@@ -300,7 +300,7 @@ def test_a_network_in_its_soft_start(tmp_path):
 class Noisy(nn.Module):
     def __init__(self):
         super().__init__()
-        self.c = FLGConv2d(3, 4, 1, 2)
+        self.c = FLGConv2d(3, 4, 1, groups=2)
 
     def forward(self, x):
         y = self.c(x)
@@ -319,7 +319,7 @@ def test_noise_stays_noise(tmp_path):
 
 
 def test_a_compiled_network_is_frozen_all_the_same():
-    model = nn.Sequential(FLGConv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU())
+    model = nn.Sequential(FLGConv2d(3, 8, 3, groups=2), nn.BatchNorm2d(8), nn.ReLU())
     inner = nn.Sequential(torch.compile(copy.deepcopy(model)), nn.Conv2d(8, 8, 1))
     for compiled, plain in ((torch.compile(model), model), (inner, nn.Sequential(model, inner[1]))):
         plain.eval()
@@ -333,7 +333,7 @@ def test_a_compiled_network_is_frozen_all_the_same():
 
 @torch.no_grad()
 def test_changed_parameters_take_effect():
-    model = nn.Sequential(FLGConv2d(3, 8, 3, 2, bias=True), nn.ReLU()).eval()
+    model = nn.Sequential(FLGConv2d(3, 8, 3, groups=2, bias=True), nn.ReLU()).eval()
     frozen = freeze(model, X)
     before = frozen(X)
     assert not any(p.requires_grad for p in frozen.parameters())
@@ -352,7 +352,7 @@ def test_changed_parameters_take_effect():
 
 @torch.no_grad()
 def test_indices_that_point_nowhere_are_refused():
-    frozen = freeze(nn.Sequential(FLGConv2d(3, 8, 3, 2)), X)
+    frozen = freeze(nn.Sequential(FLGConv2d(3, 8, 3, groups=2)), X)
     layer = next(m for m in frozen.modules() if isinstance(m, FrozenConv2d))
     layer.inputs[0] = 70_000
     with pytest.raises(ValueError, match="inputs must lie"):
@@ -360,7 +360,7 @@ def test_indices_that_point_nowhere_are_refused():
 
 
 def test_freezing_twice(tmp_path):
-    model = nn.Sequential(FLGConv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU()).eval()
+    model = nn.Sequential(FLGConv2d(3, 8, 3, groups=2), nn.BatchNorm2d(8), nn.ReLU()).eval()
     frozen = freeze(freeze(model, X), X)
     with torch.no_grad():
         assert_same(frozen(X), model(X))
@@ -372,7 +372,7 @@ def test_buffers_that_are_not_saved(tmp_path):
     class Buffered(nn.Module):
         def __init__(self):
             super().__init__()
-            self.c = FLGConv2d(3, 4, 1, 2)
+            self.c = FLGConv2d(3, 4, 1, groups=2)
             self.register_buffer("shift", torch.randn(4, 1, 1), persistent=False)
 
         def forward(self, x):
@@ -386,7 +386,7 @@ def test_recurrent_layers(kind, tmp_path):
     class Recurrent(nn.Module):
         def __init__(self):
             super().__init__()
-            self.c = FLGConv2d(3, 4, 1, 2)
+            self.c = FLGConv2d(3, 4, 1, groups=2)
             self.r = kind(4, 5, batch_first=True)
 
         def forward(self, x):
@@ -398,7 +398,7 @@ def test_recurrent_layers(kind, tmp_path):
 class Counts(nn.Module):
     def __init__(self):
         super().__init__()
-        self.c = FLGConv2d(3, 4, 1, 2)
+        self.c = FLGConv2d(3, 4, 1, groups=2)
         self.register_buffer("calls", torch.zeros(()))
         self.times = 0
 
@@ -423,7 +423,7 @@ def test_a_network_that_changes_its_input():
     class Changes(nn.Module):
         def __init__(self):
             super().__init__()
-            self.c = FLGConv2d(3, 4, 1, 2)
+            self.c = FLGConv2d(3, 4, 1, groups=2)
 
         def forward(self, x):
             return self.c(x.mul_(2))
@@ -473,7 +473,7 @@ def test_sizes_that_were_not_promised_get_a_sentence(tmp_path):
     class OneSize(nn.Module):
         def __init__(self):
             super().__init__()
-            self.c = FLGConv2d(3, 4, 1, 2)
+            self.c = FLGConv2d(3, 4, 1, groups=2)
             self.fc = nn.Linear(4 * 64, 5)
 
         def forward(self, x):

@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from flgc_lib.frozen.bounds import check_plan, check_tensors
 from flgc_lib.frozen.forms import FORMS, Computation, Form, Group, LayerPlan, available_forms
-from flgc_lib.grouping import check_choice
+from flgc_lib.grouping import check_choice, is_watched
 
 
 class FrozenConv2d(nn.Module):
@@ -184,9 +183,11 @@ class FrozenConv2d(nn.Module):
 
     def _kernel_applies(self, x: Tensor, residual: Tensor | None) -> bool:
         """Whether the kernel, which checks nothing, may be let loose on these tensors."""
-        if torch.compiler.is_compiling() or torch.jit.is_tracing() or _is_transformed():
+        if torch.compiler.is_compiling() or is_watched():
             return False
-        plan = self.plan
+        plan, weight = self.plan, self._parameters["weight"]
+        if weight is None or weight.dtype != torch.float32 or weight.device.type != "cpu":
+            return False
         if x.ndim != 4 or x.shape[1] != plan.in_channels:
             return False
         size = plan.window.output_size(*x.shape[2:])
@@ -214,11 +215,6 @@ class FrozenConv2d(nn.Module):
 def _version(tensor: Tensor) -> tuple[int, int]:
     """What changes when the tensor is written to or moved, other than through `.data`."""
     return 0 if tensor.is_inference() else tensor._version, tensor.data_ptr()
-
-
-def _is_transformed() -> bool:
-    """Whether torch.func (grad, vmap, jvp) or forward-mode differentiation looks at what is computed."""
-    return torch._C._functorch.maybe_current_level() is not None or forward_ad._current_level >= 0
 
 
 def frozen_convolutions(model: nn.Module) -> Sequence[tuple[str, FrozenConv2d]]:

@@ -16,7 +16,10 @@ TITLE = {
 
 def exercise_1(answer: object) -> str:
     """A layer with 12 channels, 24 filters and 4 groups."""
-    filled(answer, "`layer` is still `...`. Put `FLGConv2d(C, N, kernel_size, G)` there, with numbers for the letters.")
+    filled(
+        answer,
+        "`layer` is still `...`. Put `FLGConv2d(C, N, kernel_size, groups=G)` there, with numbers for the letters.",
+    )
     if not isinstance(answer, FLGConv2d):
         raise NotYet(f"`layer` is a {type(answer).__name__}; it must be an FLGConv2d.")
     expected = {"in_channels": 12, "out_channels": 24, "kernel_size": (3, 3), "groups": 4}
