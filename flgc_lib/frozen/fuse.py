@@ -37,6 +37,7 @@ def fuse(traced: fx.GraphModule, learned: Mapping[str, Members]) -> Fused:
         traced: from `capture`.
         learned: name of a weight in it -> the groups that its convolution has learned.
     """
+    _erase_unread(traced.graph)  # whole branches, where a network computes what it does not return
     fusing = _Fusing(traced, learned)
     for node in list(traced.graph.nodes):
         if node.op == "call_function" and node.target in _CONVOLUTIONS:
