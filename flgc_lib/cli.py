@@ -4,6 +4,7 @@ A command imports what it needs when it runs: help, and a mistyped option, shoul
 """
 
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import tyro
@@ -86,18 +87,18 @@ def train(
 
     Args:
         settings: what to run.
-        run: id of a recorded run (column `run` of runs.csv) to run again and compare; the other settings are then
-            the recorded ones.
+        run: id of a recorded run (column `run` of runs.csv) to run again and compare; its settings and threads are the
+            recorded ones, so no others may be given.
         results: folder of the records.
         root: folder of datasets and checkpoints.
         device: auto takes an accelerator if there is one.
         devices: how many of them; they share each batch.
         threads: of PyTorch on the processor; all cores by default.
     """
-    from flgc_lib.experiment import sweep
+    from flgc_lib.experiment import runs
 
     if run is None:
-        row = sweep.run(
+        row = runs.run(
             settings,
             results=results,
             root=root,
@@ -108,16 +109,17 @@ def train(
         )
         print(f"{row['run']}: test accuracy {row['test_accuracy']:.2%}, {row['macs'] / 1e6:.1f} MMAC")
         return
-    recorded, again = sweep.rerun(run, results=results, root=root, device=device)
+    given = [f.name for f in fields(settings) if getattr(settings, f.name) != f.default]
+    given += [name for name, changed in (("devices", devices != 1), ("threads", threads is not None)) if changed]
+    if given:
+        raise ValueError(
+            f"--run {run} has its recorded settings, so {', '.join(given)} cannot be given with it: leave that out"
+        )
+    recorded, again = runs.rerun(run, results=results, root=root, device=device)
     same = recorded["test_accuracy"] == again["test_accuracy"]
     print(
         f"{run}: test accuracy {again['test_accuracy']!r}, recorded {recorded['test_accuracy']!r}: "
-        + (
-            "the same"
-            if same
-            else f"not the same; recorded by commit {recorded['code']} of the library, on another "
-            "processor, number of threads or version the last digits differ"
-        )
+        + ("the same" if same else f"not the same; it was recorded by commit {recorded['code']} of the library")
     )
 
 
@@ -131,6 +133,8 @@ def sweep(
     device: Device = "auto",
     workers: int = 1,
     threads: int = 1,
+    on: str = "local",
+    gpus: float = 1.0,
 ) -> None:
     """Run an experiment: whatever its grid has and the records lack. Killed and started again, it goes on.
 
@@ -144,13 +148,22 @@ def sweep(
         results: folder of the records.
         root: folder of datasets and checkpoints.
         device: auto takes an accelerator if there is one.
-        workers: runs side by side.
+        workers: runs side by side on this computer.
         threads: of each worker.
+        on: local, or the address of a Ray cluster (docs/cluster.md), whose machines then do the runs.
+        gpus: of a machine of the cluster that a run takes with --device cuda; 0.25 for four runs on one.
     """
     from flgc_lib.experiment.sweep import sweep as run_missing
 
     failures = run_missing(
-        grids.grid(grid, data), results=results, root=root, device=device, workers=workers, threads=threads
+        grids.grid(grid, data),
+        results=results,
+        root=root,
+        device=device,
+        workers=workers,
+        threads=threads,
+        on=on,
+        gpus=gpus,
     )
     if failures:
         sys.exit(f"flgc: {len(failures)} runs failed; mended and started again, the same command runs only those")
@@ -176,6 +189,8 @@ def figures(
 
     texts = {path: tables.filled(path, results) for path in documents if path.exists()}
     if check:
+        if not (results / "runs.csv").exists():
+            raise ValueError(f"there are no records in {results}, so there is nothing to compare with: give --results")
         problems = draw.check(results, folder)
         problems += [
             f"the tables of {path} are not what the records say: type `flgc figures`"
@@ -246,4 +261,5 @@ def main() -> None:
     try:
         app.cli(prog="flgc", description="Learned group convolution: notebooks, data, training, experiments, figures.")
     except (ValueError, OSError) as error:
-        sys.exit(f"flgc: {error}")
+        print(f"flgc: {error}", file=sys.stderr)
+        sys.exit(2)  # as for an option that does not exist

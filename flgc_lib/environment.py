@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MINIMUM_PYTHON = (3, 11)
-INSTALL = "type `make run` in the repository, or `pip install -c constraints.txt -e '.[dev]'`"
+INSTALL = "type `python run.py run` in the repository, or `pip install -c constraints.txt -e '.[dev]'`"
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,7 @@ def python(version: tuple[int, ...] = sys.version_info[:3]) -> Finding:
     found = "Python " + ".".join(map(str, version))
     if version < MINIMUM_PYTHON:
         needed = ".".join(map(str, MINIMUM_PYTHON))
-        return Finding(
-            "Python", "problem", f"{found} is too old, {needed} is needed: `make run PYTHON=python{needed}`."
-        )
+        return Finding("Python", "problem", f"{found} is too old, {needed} is needed: `python{needed} run.py run`.")
     return Finding("Python", "ok", f"{found} at {sys.executable}.")
 
 
@@ -174,7 +172,8 @@ def kernel(specs: Any = None) -> Finding:  # noqa: ANN401 - an optional package'
             "kernel",
             "problem",
             f"Notebooks would run on {program}, not on {sys.executable}: "
-            "type `python -m ipykernel install --sys-prefix` in this environment, or start Jupyter with `make lab`.",
+            "type `python -m ipykernel install --sys-prefix` in this environment, or start Jupyter with "
+            "`python run.py lab`.",
         )
     return Finding("kernel", "ok", "Notebooks run on this Python (kernel python3).")
 

@@ -35,3 +35,8 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
             f"{path} could not be written ({error}); what was there before is untouched: make room, or choose a folder "
             f"that exists and that you may write to, instead of {path.parent}"
         ) from error
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, short enough for a sentence."""
+    return (str(error) or type(error).__name__).splitlines()[0].rstrip(":.")

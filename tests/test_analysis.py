@@ -1,26 +1,27 @@
 """Tables computed from the records, against small cases by hand."""
 
+from dataclasses import asdict
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 from test_assignments import EXAMPLE
 
-from flgc_lib.experiment import analysis
+from flgc_lib.experiment import analysis, contrasts
 from flgc_lib.experiment.analysis import (
     Records,
+    accuracy_by,
     accuracy_by_groups,
-    answer,
+    arm_columns,
     copies_by_layer,
     group_sizes,
-    interval,
     moves_by_epoch,
     of_grid,
-    paired,
-    paired_differences,
-    verdict,
+    origin_of_copies,
 )
 from flgc_lib.experiment.assignments import copied, layers
-from flgc_lib.experiment.records import RUN_COLUMNS, write_record
+from flgc_lib.experiment.records import stored, write_record
 from flgc_lib.experiment.settings import Settings
 from flgc_lib.experiment.training import fit
 
@@ -33,11 +34,12 @@ ACCURACIES = {  # by method: seed -> accuracy at G = 4
 
 def rows(accuracies, groups=4, **columns):
     """Rows of `runs.csv` with the columns that the tables of accuracy read."""
-    base = {"macs": 2_000_000, "parameters": 500, "copies": 3, "channels_moved": 0.5, "data": "tiny", "epochs": 2}
+    base = asdict(Settings()) | {"depths": "1"}
+    base |= {"macs": 2_000_000, "parameters": 500, "copies": 3, "channels_moved": 0.5, "data": "tiny", "epochs": 2}
     base["processor"] = "one"
     return pd.DataFrame(
         [
-            {"run": f"{method}-{groups}-{seed}", "method": method, "groups": groups, "seed": seed} | base | columns
+            base | {"run": f"{method}-{groups}-{seed}", "method": method, "groups": groups, "seed": seed} | columns
             | {"test_accuracy": accuracy}
             for method, by_seed in accuracies.items()
             for seed, accuracy in by_seed.items()
@@ -45,98 +47,8 @@ def rows(accuracies, groups=4, **columns):
     )  # fmt: skip
 
 
-def records(runs, epochs=None, folder=None):
+def records(runs, epochs=None, folder=Path("none")):
     return Records(folder, runs, pd.DataFrame(columns=["run"]) if epochs is None else epochs, planned=10)
-
-
-def test_a_paired_difference_is_over_common_seeds_only():
-    table = paired_differences(records(rows(ACCURACIES)))
-    assert table[["method", "baseline", "groups", "seeds", "seeds_above"]].values.tolist() == [
-        ["flgc-dup", "flgc", "4", 2, 2],
-        ["flgc-dup", "flgc", "mean", 2, 2],
-        ["flgc", "random", "4", 2, 0],
-        ["flgc", "random", "mean", 2, 0],
-    ]
-    assert table["difference"].tolist() == pytest.approx([1.5, 1.5, -1.0, -1.0])  # (2 + 1) / 2, (-1 - 1) / 2
-    assert table[["low", "high"]].values[::2].tolist() == [pytest.approx([1, 2]), pytest.approx([-1, -1])]
-    assert table["spread"].tolist()[::2] == pytest.approx([0.5**0.5, 0])  # of 2 and 1
-
-
-def test_differences_are_by_number_of_groups_and_of_the_pairs_asked_for():
-    both = pd.concat([rows(ACCURACIES), rows({"flgc": {0: 0.3}, "random": {0: 0.1}}, groups=8)])
-    table = paired_differences(records(both), [("random", "flgc")])
-    assert table[["groups", "seeds"]].values.tolist() == [["4", 2], ["8", 1], ["mean", 1]]
-    assert table["difference"].tolist() == pytest.approx([1, -20, -9.5])  # seed 0 has both: (1 - 20) / 2
-    assert table[["low", "high"]].iloc[1].tolist() == pytest.approx([-20, -20])
-    assert table["spread"].isna().tolist() == [False, True, True]
-
-
-def test_the_mean_over_g_is_of_the_seeds_that_have_all_of_them():
-    runs = [
-        rows({"flgc": {0: 0.50, 1: 0.60, 2: 0.70}, "flgc-dup": {0: 0.52, 1: 0.61, 2: 0.7}}, groups=2),
-        rows({"flgc": {0: 0.40, 1: 0.50}, "flgc-dup": {0: 0.40, 1: 0.53}}, groups=4),
-        rows({"flgc": {0: 0.40}}, groups=8),
-    ]
-    table = paired_differences(records(pd.concat(runs)), [("flgc-dup", "flgc")])
-    assert table[["groups", "seeds"]].values.tolist() == [["2", 3], ["4", 2], ["mean", 2]]
-    assert table[["difference", "low", "high"]].iloc[-1].tolist() == pytest.approx([1.5, 1, 2])  # the seeds: 1 and 2
-    apart = [rows({"flgc": {0: 0.5}, "flgc-dup": {0: 0.5}}), rows({"flgc": {1: 0.5}, "flgc-dup": {1: 0.5}}, groups=8)]
-    assert paired_differences(records(pd.concat(apart)))["groups"].tolist() == ["4", "8"]
-
-
-def test_without_a_common_seed_there_is_no_difference():
-    assert paired_differences(records(rows({"flgc": {0: 0.5}, "flgc-dup": {1: 0.5}}))).empty
-    assert paired_differences(records(pd.DataFrame(columns=list(RUN_COLUMNS)))).empty
-
-
-def test_runs_on_two_kinds_of_processors_make_no_pair():
-    other = rows({"flgc": {0: 0.60, 1: 0.64}}, processor="other")
-    runs = pd.concat([other, rows({"flgc-dup": {0: 0.61, 1: 0.65}})])
-    runs.loc[(runs["seed"] == 1), "processor"] = "one"
-    assert paired_differences(records(runs))[["groups", "seeds"]].values.tolist() == [["4", 1], ["mean", 1]]
-    table = paired(records(runs), "flgc-dup", "flgc")
-    assert table.columns.tolist() == ["flgc", "flgc-dup", "difference"]
-    assert table.values.tolist() == [pytest.approx([64, 65, 1])]
-    assert records(runs).describe(pd.DataFrame({"method": ["flgc"]})) == (
-        "tiny, 2 epochs, 2 runs on 2 kinds of processor, 2 seeds"
-    )
-
-
-def test_interval_of_three_values_is_their_range_and_of_one_the_value():
-    assert interval(np.array([1.0, 5.0, 2.0])) == (1, 5)  # three times the smallest: 1/27 > 2.5 %
-    assert interval(np.array([7.0])) == (7, 7)
-
-
-@pytest.mark.parametrize(
-    ("case", "expected"),
-    [
-        ((0.1, 1, 5), "higher"),
-        ((-1, -0.1, 5), "lower"),
-        ((-0.1, 1, 6), "not separable with 6 seeds"),
-        ((0.0, 1, 5), "not separable with 5 seeds"),
-        ((0.1, 1, 4), "not judged: 4 seeds, 5 are needed"),
-        ((0.1, 0.1, 1), "one seed: no interval, nothing small is separable"),
-    ],
-)
-def test_verdict(case, expected):
-    assert verdict(*case) == expected
-
-
-def test_answer_has_three_sentences_with_numbers():
-    runs = pd.concat([rows(ACCURACIES), rows({"flgc": {0: 0.7, 1: 0.6}, "flgc-dup": {0: 0.71, 1: 0.6}}, groups=2)])
-    first, second, third = answer(records(runs)).splitlines()
-    assert first == (
-        "At G = 2, 4 accuracy is 65.50, 63.50 % with the rule (flgc-dup) and 65.00, 62.00 % without it (flgc): "
-        "a difference of +1.00 [+0.50, +1.50] points on average, not judged: 2 seeds, 5 are needed."
-    )
-    assert second.endswith("with about as many random ones (flgc-randdup) are not both recorded.")
-    assert "a difference of -1.00 [-1.00, -1.00] points" in third
-    one = answer(records(rows({"flgc": {0: 0.5}, "random": {0: 0.4}}))).splitlines()[2]
-    assert one == (
-        "At G = 4 accuracy is 50.00 % with learned groups (flgc) and 40.00 % with random ones (random): "
-        "a difference of +10.00 points, one seed: no interval, nothing small is separable."
-    )
-    assert len(answer(records(rows({"flgc": {0: 0.5}}))).splitlines()) == 3
 
 
 def test_accuracy_and_costs_by_hand():
@@ -144,7 +56,8 @@ def test_accuracy_and_costs_by_hand():
     assert table["method"].tolist() == ["dense", "random", "flgc", "flgc-dup"]
     flgc = table.set_index("method").loc["flgc"]
     assert flgc["accuracy"] == pytest.approx(58)
-    assert [flgc["low"], flgc["high"], flgc["seeds"]] == pytest.approx([50, 64, 3])
+    half = 4.302653 * 52**0.5 / 3**0.5  # Student's t of two degrees of freedom
+    assert [flgc["low"], flgc["high"], flgc["seeds"]] == pytest.approx([58 - half, 58 + half, 3])
     assert flgc["spread"] == pytest.approx(52**0.5)  # of 60, 64 and 50
     assert flgc[["mega_macs", "mega_parameters", "copies", "channels_moved"]].tolist() == [2, 0.0005, 3, 50]
 
@@ -152,18 +65,44 @@ def test_accuracy_and_costs_by_hand():
 def test_description_names_the_runs_that_the_table_is_of():
     everything = records(rows(ACCURACIES))
     assert everything.describe(accuracy_by_groups(everything)) == (
-        "tiny, 2 epochs, 8 runs, 4 seeds; bars: 95 % bootstrap interval over seeds"
+        "tiny, 2 epochs, 8 runs, 4 seeds; bars: 95 % t interval over seeds"
     )
     random = pd.DataFrame({"method": ["random"]})
     assert everything.describe(random) == "tiny, 2 epochs, 2 runs, 2 seeds"
-    differences = paired_differences(everything)
-    pairs = "tiny, 2 epochs, 8 runs, {}; bars: 95 % bootstrap interval over seeds"
+    differences = contrasts.paired_differences(everything)
+    pairs = "tiny, 2 epochs, 8 runs, {}; bars: 95 % t interval over seeds"
     assert everything.describe(differences) == pairs.format("2 seeds")
     differences.loc[0, "seeds"] = 1
     assert everything.describe(differences) == pairs.format("1 to 2 seeds a pair")
     assert records(rows({"flgc": {0: 0.5}})).describe(pd.DataFrame({"method": ["flgc"]})) == (
         "tiny, 2 epochs, 1 run, one seed"
     )
+
+
+def test_runs_of_different_settings_are_no_seeds_of_one():
+    two = pd.concat([rows({"flgc": {0: 0.5, 1: 0.6}}), rows({"flgc": {0: 0.7}}, learning_rate=0.4)])
+    assert arm_columns(two) == ["method", "groups", "learning_rate"]
+    with pytest.raises(ValueError, match=r"the 3 runs with method=flgc, groups=4 differ in learning_rate.*give by="):
+        accuracy_by_groups(records(two))
+    assert accuracy_by(records(two), arm_columns(two))["seeds"].tolist() == [2, 1]
+    assert arm_columns(rows(ACCURACIES)) == ["method", "groups"]
+    # what differs between methods, but not within one, needs no column
+    soft = pd.concat([rows({"flgc": {0: 0.5}}), rows({"cluster": {0: 0.5}}, soft_start=0.5)])
+    assert arm_columns(soft) == ["method", "groups"]
+
+
+def test_origin_of_copies(monkeypatch):
+    S = np.array([[[2.0, 1], [0, 1]], [[0, 0], [0, 0]], [[2, 1], [1, 0]]])  # start, half-way, end; (C, G) = (2, 2)
+    inputs = np.array([[[1, 1], [0, 1]], [[1, 0], [0, 1]], [[1, 1], [1, 1]]])
+    arrays = {"a.0.channel_group": np.array([[0, 1], [0, 1], [0, 0]]), "a.0.inputs": inputs, "a.0.S": S}
+    arrays |= {"a.0.filter_group": np.zeros((3, 2), dtype=int), "a.0.copies": np.array([1, 0, 2])}
+    monkeypatch.setattr(Records, "groups", lambda self, run: arrays)
+    (row,) = origin_of_copies(records(rows({"flgc-dup": {0: 0.5}}, groups=2))).to_dict("records")
+    # At the start channel 0 is copied into group 1; at the end too, and channel 1, now at home in group 0, as well.
+    assert (row["copies"], row["at_start"]) == (2, 1)
+    assert row["correlation"] == pytest.approx(np.corrcoef([2, 1, 0, 1], [2, 1, 1, 0])[0, 1])
+    monkeypatch.setattr(Records, "groups", lambda self, run: {})
+    assert origin_of_copies(records(rows({"flgc-dup": {0: 0.5}}))).empty
 
 
 def test_moves_are_means_over_seeds_of_methods_that_learn():
@@ -212,18 +151,18 @@ def test_a_real_run_s_record_agrees_with_its_measurements(tiny, images, tmp_path
     settings = tiny()
     module = fit(settings, images, tmp_path / "run", device="cpu", progress=False)
     row, _ = record(settings)
-    write_record(tmp_path / "results", row, module.history, module.assignments)
+    write_record(tmp_path / "results", row, module.history, stored(module.assignments, module.correct))
     monkeypatch.setattr(analysis, "grid", lambda name, data=None: [settings, Settings(seed=5)])
     result = of_grid("quick", tmp_path / "results")
     assert (len(result.runs), len(result.epochs), result.planned) == (1, 3, 2)
-    stored = result.groups(settings.id)
+    arrays = result.groups(settings.id)
     last = module.history[-1]
-    assert len(copied(stored)) == layers(stored)["copies"].sum() == last["copies"] > 0
-    table = layers(stored)
+    assert len(copied(arrays)) == layers(arrays)["copies"].sum() == last["copies"] > 0
+    table = layers(arrays)
     assert (table["channels_moved"] * table["channels"]).sum() / table["channels"].sum() == pytest.approx(
         100 * last["channels_moved"]
     )
     for name, layer in module.layers.items():
-        assert stored[f"{name}.inputs"][-1].tolist() == layer.input_membership().tolist()
+        assert arrays[f"{name}.inputs"][-1].tolist() == layer.input_membership().tolist()
     assert copies_by_layer(result)["copies"].sum() == last["copies"]
     assert result.groups("no such run") == {}

@@ -1,5 +1,7 @@
 """The command line: help that a student understands, a sentence for every mistake, and one run from end to end."""
 
+import os
+import signal
 import subprocess
 import sys
 
@@ -117,7 +119,7 @@ def test_broken_records_are_answered_with_a_sentence(flgc, tmp_path, monkeypatch
     (tmp_path / "data" / "results" / "runs.csv").write_text("run\n1\n", encoding="utf-8")
     for command in ("figures", "figures --check", "train", "sweep --grid quick"):
         code, _, err = flgc(command)
-        assert code == 1
+        assert code == 2
         assert err.startswith("flgc: data/results/runs.csv has other columns than expected")
 
 
@@ -136,7 +138,7 @@ def test_from_images_to_a_run_that_is_made_again(flgc, image_folder, tmp_path, m
 
     code, out, _ = flgc(f"train --data tiny {TINY}")  # it is done
     assert code == 0
-    assert len(out.splitlines()) == 1
+    assert out.splitlines()[0].endswith(": already in data/results/runs.csv")
 
     code, out, _ = flgc(f"train --run {row['run']} --device cpu")
     assert code == 0
@@ -144,6 +146,37 @@ def test_from_images_to_a_run_that_is_made_again(flgc, image_folder, tmp_path, m
         f"{row['run']}: test accuracy {row['test_accuracy']!r}, recorded {row['test_accuracy']!r}: the same"
     )
     assert read_runs(tmp_path / "data" / "results").to_dict("records") == [row]
+
+
+@pytest.mark.parametrize(
+    ("command", "number", "line"),
+    [
+        (f"train --data tiny {TINY.replace('--epochs 2', '--epochs 500')}", signal.SIGTERM, "epoch 2/"),
+        ("sweep --grid quick --device cpu --workers 2", signal.SIGINT, "7 runs, 0"),
+    ],
+)
+def test_a_stopped_command_says_how_to_go_on(prepared, tmp_path, command, number, line):
+    """At once, with the exit code of its signal, and nobody is left behind."""
+    (tmp_path / "cache").symlink_to(prepared / "cache")
+    typed = [
+        sys.executable,
+        "-m",
+        "flgc_lib",
+        *command.split(),
+        "--root",
+        str(tmp_path),
+        "--results",
+        str(tmp_path / "r"),
+    ]
+    process = subprocess.Popen(typed, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert any(line in said for said in process.stdout)
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert err.endswith("flgc: stopped; what was finished is kept: type the same command again to go on\n")
+    assert "Traceback" not in err
+    assert ("epoch" in line) == bool(list(tmp_path.glob("runs/*/last.ckpt")))
+    assert not (tmp_path / "r").exists()
 
 
 def test_a_sweep_on_the_chosen_data_says_how_many_runs_failed(flgc, tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 import hashlib
 import io
+import itertools
+import os
 import pickle
 import shutil
 import tarfile
@@ -20,7 +22,7 @@ from PIL import Image
 from torch.nn import functional as F
 from torchvision.datasets import CIFAR10
 
-from flgc_lib.data import MEAN, STD, Batches, Dataset, load, prepare, sources, synthetic
+from flgc_lib.data import MEAN, STD, Batches, Dataset, archives, load, prepare, sources, synthetic
 
 CLASSES = ("ant", "bee", "cat")
 TENSORS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -349,6 +351,32 @@ def test_an_image_folder_is_decoded_in_class_and_file_order(tree: Path, tmp_path
     assert np.array_equal(dataset.train_images[6], expected)
 
 
+def test_what_editors_and_file_systems_leave_is_no_class_and_no_image(tree: Path, tmp_path: Path) -> None:
+    clean = prepare(str(tree), name="clean", root=tmp_path / "data")
+    for name in (".ipynb_checkpoints", "__MACOSX"):
+        shutil.copytree(tree / "train" / "ant", tree / "train" / name)
+        shutil.copytree(tree / "train" / "ant", tree / "train" / "bee" / name)
+    (tree / "train" / "bee" / "._0.png").write_bytes(b"Mac OS X resource fork")
+    (tree / "train" / "bee" / "notes.txt").write_text("not an image", encoding="utf-8")
+    os.mkfifo(tree / "train" / "bee" / "pipe.png")
+    (tree / "train" / "bee" / "loop").symlink_to(tree / "train", target_is_directory=True)
+    (tree / "train" / "bee" / "self.png").symlink_to(tree / "train" / "bee" / "self.png")
+    assert same(clean, prepare(str(tree), name="cluttered", root=tmp_path / "data"))
+
+
+def test_grey_palette_and_opaque_images_are_what_they_show(tree: Path, tmp_path: Path) -> None:
+    file = tree / "train" / "bee" / "1.png"
+    picture = Image.open(file).convert("RGB").quantize(16).convert("RGB")
+    pixels = []
+    for convert in (lambda p: p, lambda p: p.quantize(16), lambda p: p.convert("RGBA")):
+        convert(picture).save(file)
+        pixels.append(prepare(str(tree), root=tmp_path / "data").train_images[5])
+    assert torch.equal(pixels[0], pixels[1])
+    assert torch.equal(pixels[0], pixels[2])
+    Image.fromarray(np.full((6, 8), 77, np.uint8)).save(file)
+    assert prepare(str(tree), root=tmp_path / "data").train_images[5].unique().tolist() == [77]
+
+
 @pytest.mark.parametrize("archive", ["bugs.tar.gz", "bugs.zip"])
 def test_folder_and_archive_give_the_same_dataset(tree: Path, tmp_path: Path, archive: str) -> None:
     from_archive = prepare(str(archive_of(tree, tmp_path / archive)), root=tmp_path)
@@ -410,6 +438,40 @@ def unreadable_image(tree: Path) -> None:
     file.write_bytes(file.read_bytes()[:100])
 
 
+def as_mode(mode: str, suffix: str = ""):
+    def damage(tree: Path) -> None:
+        file = tree / "train" / "bee" / (f"9{suffix}" if suffix else "1.png")
+        Image.new(mode, (8, 6)).save(file)
+
+    return damage
+
+
+def two_frames(tree: Path) -> None:
+    pages = [Image.new("RGB", (8, 6)) for _ in range(2)]
+    pages[0].save(tree / "train" / "bee" / "9.tiff", save_all=True, append_images=pages[1:])
+
+
+def one_class(tree: Path) -> None:
+    for split, name in itertools.product(("train", "test"), ("bee", "cat")):
+        shutil.rmtree(tree / split / name)
+
+
+def named(name: str):
+    def damage(tree: Path) -> None:
+        empty(tree)
+        (tree / name).mkdir()
+
+    return damage
+
+
+def validation(tree: Path) -> None:
+    (tree / "test").rename(tree / "val")
+
+
+def linked_class(tree: Path) -> None:
+    (tree / "train" / "dragon").symlink_to(tree / "train", target_is_directory=True)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -421,6 +483,16 @@ def unreadable_image(tree: Path) -> None:
         (other_size, r"train/bee/1.png of .*insects is 9×6 pixels, but the first image is 8×6"),
         (other_test_size, r"images of one size, but those of train and test differ"),
         (unreadable_image, r"train/bee/1.png of .*insects is not a readable image"),
+        (as_mode("I;16"), r"train/bee/1.png of .*insects is an image of kind I;16.*8-bit grey"),
+        (as_mode("F", ".tiff"), r"train/bee/9.tiff of .*insects is an image of kind F,"),
+        (as_mode("RGBA"), r"train/bee/1.png of .*insects is an image of kind RGBA with transparency"),
+        (as_mode("CMYK", ".jpg"), r"train/bee/9.jpg of .*insects is an image of kind CMYK"),
+        (two_frames, r"train/bee/9.tiff of .*insects is an image of kind RGB, with 2 frame"),
+        (one_class, r"insects has one class, ant: two at least"),
+        (named("cifar-100-python"), r"holds CIFAR-100's own files, which are not read.*as PNG files"),
+        (named("cifar-10-batches-bin"), r"holds CIFAR-10's binary files, which are not read"),
+        (validation, r"insects has no images in test: .* beside it there is train, val"),
+        (linked_class, r"insects was refused: dragon is a link to a folder that it lies in"),
     ],
 )
 def test_a_broken_folder_gets_a_sentence_and_no_cache(tree: Path, tmp_path: Path, damage, message: str) -> None:
@@ -461,6 +533,60 @@ def test_a_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("not an archive", encoding="utf-8")
     with pytest.raises(ValueError, match=r"notes.txt is truncated, altered or not a tar or zip archive"):
         prepare(str(tmp_path / "notes.txt"), root=tmp_path)
+
+
+@pytest.mark.parametrize("end", [0, 512, 1024])
+def test_a_tar_cut_between_two_members_is_refused(tree: Path, tmp_path: Path, end: int) -> None:
+    archive = tmp_path / "bugs.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(tree, tree.name)
+    with tarfile.open(archive) as tar:
+        last = tar.getmembers()[-1].offset
+    archive.write_bytes(archive.read_bytes()[:last] + bytes(end))
+    if end:  # with its end mark it is an archive that lacks an image, which nobody can know
+        prepare(str(archive), root=tmp_path)
+        return
+    with pytest.raises(ValueError, match=r"bugs.tar is truncated, .*\(the mark of its end is missing\)"):
+        prepare(str(archive), root=tmp_path)
+
+
+LINKS = {
+    "symbolic": (tarfile.SYMTYPE, "elsewhere"),
+    "hard": (tarfile.LNKTYPE, "train/ant/0.png"),
+    "up": (tarfile.SYMTYPE, ".."),
+    "absolute": (tarfile.SYMTYPE, "/"),
+    "FIFO": (tarfile.FIFOTYPE, ""),
+    "device": (tarfile.CHRTYPE, ""),
+}
+
+
+@pytest.mark.parametrize("kind", LINKS)
+def test_links_and_devices_in_archives_are_refused(tmp_path: Path, kind: str) -> None:
+    member = tarfile.TarInfo("train/link")
+    member.type, member.linkname = LINKS[kind]
+    with tarfile.open(tmp_path / "evil.tar", "w") as tar:
+        tar.addfile(member)
+    with pytest.raises(ValueError, match=r"evil.tar was refused: its member 'train/link' is a link or a device"):
+        prepare(str(tmp_path / "evil.tar"), root=tmp_path)
+
+
+def test_a_link_in_a_zip_is_refused(tmp_path: Path) -> None:
+    info = zipfile.ZipInfo("train/link")
+    info.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
+        archive.writestr(info, "/etc")
+    with pytest.raises(ValueError, match=r"evil.zip was refused: its member 'train/link' is a link or a device"):
+        prepare(str(tmp_path / "evil.zip"), root=tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["tar.gz", "zip"])
+@pytest.mark.parametrize("many", [False, True])
+def test_what_unpacks_to_too_much_is_refused(tree: Path, tmp_path: Path, kind: str, many: bool, monkeypatch) -> None:
+    monkeypatch.setattr(archives, "LARGEST", 2**20)
+    for index in range(300 if many else 1):
+        (tree / f"{index}.txt").write_bytes(bytes(0 if many else 2**21))
+    with pytest.raises(ValueError, match=r"was refused: it unpacks to more than 0.000976562 GiB; unpack it yourself"):
+        prepare(str(archive_of(tree, tmp_path / f"big.{kind}")), root=tmp_path)
 
 
 def test_archives_cannot_write_outside_their_folder(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_here_everything_is_ready(capsys):
 def test_an_old_python_is_told_what_to_type():
     finding = environment.python((3, 10, 4))
     assert finding.state == "problem"
-    assert "Python 3.10.4 is too old, 3.11 is needed: `make run PYTHON=python3.11`" in finding.sentence
+    assert "Python 3.10.4 is too old, 3.11 is needed: `python3.11 run.py run`" in finding.sentence
 
 
 def test_an_old_python_is_not_asked_for_packages(monkeypatch):
@@ -61,8 +61,8 @@ def test_an_old_python_is_not_asked_for_packages(monkeypatch):
 @pytest.mark.parametrize(
     ("needed", "sentence"),
     [
-        ("surely-not-there>=1", "surely-not-there is missing: type `make run`"),
-        ("numpy>=9999", ", >=9999 is needed: type `make run`"),
+        ("surely-not-there>=1", "surely-not-there is missing: type `python run.py run`"),
+        ("numpy>=9999", ", >=9999 is needed: type `python run.py run`"),
         ("numpy!=9999,<1", " is installed, "),
     ],
 )
@@ -90,7 +90,7 @@ def test_an_extra_brings_those_that_it_includes(repository, capsys):
     assert environment.requirements(project, "notebooks") == ["numpy>=2", "pandas", "nbformat"]
     assert environment.requirements(project, "dev") == ["numpy>=2", "pandas", "nbformat", "numba", "pytest"]
     assert environment.main(repository(needed_by_train="surely-not-there")) == 1
-    assert "✗ surely-not-there is missing: type `make run`" in capsys.readouterr().out
+    assert "✗ surely-not-there is missing: type `python run.py run`" in capsys.readouterr().out
 
 
 def test_the_check_itself_needs_no_package():
@@ -101,7 +101,7 @@ def test_the_check_itself_needs_no_package():
     assert answer.returncode == 1, answer.stderr
     assert answer.stderr == ""
     for name in ("torch", "packaging", "Jupyter", "lightning"):
-        assert f"✗ {name} is missing: type `make run`" in answer.stdout
+        assert f"✗ {name} is missing: type `python run.py run`" in answer.stdout
 
 
 def test_a_terminal_that_has_no_check_mark_shows_a_question_mark():
@@ -146,7 +146,7 @@ def test_a_library_that_is_not_installed_is_a_problem(monkeypatch):
 def test_the_kernel_must_be_this_python(program, state):
     finding = environment.kernel(specs(program))
     assert finding.state == state
-    assert state == "ok" or "make lab" in finding.sentence
+    assert state == "ok" or "run.py lab" in finding.sentence
 
 
 def test_one_thread_is_enough_but_slow():

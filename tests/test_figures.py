@@ -9,8 +9,8 @@ import pytest
 from matplotlib.figure import Figure as Canvas
 
 from flgc_lib.experiment import analysis
-from flgc_lib.experiment.analysis import accuracy_by_groups, copies_by_layer, group_sizes, interval, of_grid
-from flgc_lib.experiment.records import read_runs, write_record
+from flgc_lib.experiment.analysis import accuracy_by_groups, copies_by_layer, group_sizes, of_grid
+from flgc_lib.experiment.records import read_runs, stored, write_record
 from flgc_lib.experiment.training import Classifier, Settings
 from flgc_lib.figures import worked_example
 from flgc_lib.figures.draw import check, computed, regenerate
@@ -101,20 +101,10 @@ def test_numbers_by_hand(results):
         assert numbers.loc[cell, "mega_macs"] == pytest.approx(mega_macs)
         assert numbers.loc[cell, "seeds"] == 3
         assert numbers.loc[cell, ["mega_parameters", "copies", "channels_moved"]].tolist() == [0.001, 5, 25]
-        assert min(ACCURACIES[cell]) * 100 <= numbers.loc[cell, "low"] + 1e-9
         assert numbers.loc[cell, "low"] <= numbers.loc[cell, "accuracy"] <= numbers.loc[cell, "high"]
     assert numbers.loc[("grouped", 2), "low"] == numbers.loc[("grouped", 2), "high"] == 50
-    # Three values give 27 equally likely means; all three the smallest is 1/27 > 2.5 % of them.
-    assert numbers.loc[("dense", 1), ["low", "high"]].tolist() == pytest.approx([70, 90])
-
-
-def test_interval_of_the_mean():
-    values = pd.Series(range(100)).to_numpy(dtype=float)
-    low, high = interval(values)
-    assert (low + high) / 2 == pytest.approx(49.5, abs=0.5)
-    assert (high - low) / 2 == pytest.approx(1.96 * values.std() / 10, rel=0.05)
-    assert interval(values) == (low, high)
-    assert interval(values[7:8]) == (7, 7)
+    half = 4.302653 * 10 / 3**0.5  # Student's t of two degrees of freedom; 90, 80, 70
+    assert numbers.loc[("dense", 1), ["low", "high"]].tolist() == pytest.approx([80 - half, 80 + half])
 
 
 def test_rows_of_other_experiments_are_left_out(results):
@@ -127,7 +117,7 @@ def test_caption_names_data_epochs_runs_and_seeds(results):
     captions = {figure.id: caption for figure, caption, _ in computed(results)}
     assert captions[NAME] == (
         "Accuracy against the number of groups, a three-block net: tiny, 2 epochs, 12 runs, "
-        "3 seeds; bars: 95 % bootstrap interval over seeds."
+        "3 seeds; bars: 95 % t interval over seeds."
     )
 
 
@@ -175,7 +165,8 @@ def test_the_picture_shows_the_numbers(results):
     assert list(dense.get_ydata()) == pytest.approx([80, 80])
     assert axes.get_xticks().tolist() == [2, 4]
     (bars,) = axes.containers[1].lines[2]
-    assert bars.get_segments()[1][:, 1].tolist() == pytest.approx([40, 60])
+    half = 4.302653 * 10 / 3**0.5  # as in the table above
+    assert bars.get_segments()[1][:, 1].tolist() == pytest.approx([50 - half, 50 + half])
 
 
 def test_the_rules_choices_are_drawn_by_group_score_and_time():
@@ -315,7 +306,7 @@ def test_figures_of_groups_from_a_real_run(record, tiny, images, tmp_path, monke
     module = Classifier(settings, images)
     module._recorder.record(3)
     row, epochs = record(settings)
-    write_record(tmp_path, row, epochs, module.assignments)
+    write_record(tmp_path, row, epochs, stored(module.assignments, module.correct))
     monkeypatch.setattr(analysis, "grid", lambda name, data=None: [settings])
     records = of_grid("quick", tmp_path)
     canvas = Canvas()
@@ -336,7 +327,7 @@ def test_tables_of_a_document_are_filled_in_from_the_records(results, tmp_path):
     rows = [
         "| method | G | test accuracy (%) | seeds | MACs (M) | parameters (M) | copies | channels moved (%) |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
-        "| dense | 1 | 80.00 ± 10.00 [70.00, 90.00] | 3 | 2.00 | 0.00 | 5 | 25.0 |",
+        "| dense | 1 | 80.00 ± 10.00 [55.16, 104.84] | 3 | 2.00 | 0.00 | 5 | 25.0 |",
         "| grouped | 2 | 50.00 ± 0.00 [50.00, 50.00] | 3 | 3.00 | 0.00 | 5 | 25.0 |",
     ]
     text = filled(document, results)

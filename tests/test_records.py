@@ -1,20 +1,20 @@
 """Records: written whole or not at all, refused when broken, read back to the last digit; and the committed ones."""
 
 import errno
+import multiprocessing
 import os
 import re
 import shutil
 import subprocess
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-import joblib
 import numpy as np
 import pytest
-import torch
 
-from flgc_lib.experiment import records, sweep
+from flgc_lib.experiment import records
 from flgc_lib.experiment.assignments import learned_layers
 from flgc_lib.experiment.records import (
     OF_LAST_EPOCH,
@@ -26,6 +26,7 @@ from flgc_lib.experiment.records import (
     settings_of,
     write_record,
 )
+from flgc_lib.experiment.runs import run
 from flgc_lib.experiment.training import Classifier
 from flgc_lib.methods import METHODS
 
@@ -44,7 +45,7 @@ def results(tiny, record, tmp_path):
     """Three finished runs of two epochs, lines 2 to 4 of runs.csv."""
     for groups in (1, 2, 4):
         row, epochs = record(tiny(groups=groups, epochs=2))
-        write_record(tmp_path / "results", row, epochs, {"layer.copies": [torch.tensor(groups), torch.tensor(0)]})
+        write_record(tmp_path / "results", row, epochs, {"layer.copies": np.array([groups, 0])})
     return tmp_path / "results"
 
 
@@ -104,9 +105,9 @@ def test_a_run_written_again_is_replaced(tiny, record, results):
 
 def test_two_processes_writing_at_once_lose_nothing(tiny, record, tmp_path):
     runs = [record(tiny(seed=seed)) for seed in range(24)]
-    joblib.Parallel(n_jobs=2, backend="loky", batch_size=1)(
-        joblib.delayed(write_record)(tmp_path, row, epochs, {}) for row, epochs in runs
-    )
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        for written in [pool.submit(write_record, tmp_path, row, epochs, {}) for row, epochs in runs]:
+            written.result()
     assert sorted(read_runs(tmp_path)["run"]) == sorted(row["run"] for row, _ in runs)
     assert len(read_epochs(tmp_path)) == 24 * 3
 
@@ -189,16 +190,16 @@ def test_a_run_whose_record_failed_is_recorded_without_training_again(
     with monkeypatch.context() as patch:
         full_disk(patch, name.replace("NAME", settings.id))
         with pytest.raises(OSError, match="kept in its checkpoint"):
-            sweep.run(settings, results=results, root=root, device="cpu")
+            run(settings, results=results, root=root, device="cpu")
     assert read_runs(results).empty
 
     with monkeypatch.context() as patch:
         patch.setattr(Classifier, "training_step", lambda module, batch: pytest.fail("it was trained again"))
-        row = sweep.run(settings, results=results, root=root, device="cpu")
+        row = run(settings, results=results, root=root, device="cpu")
     assert read_runs(results).to_dict("records") == [row]
 
     shutil.rmtree(root / "runs")
-    sweep.run(settings, results=tmp_path / "undisturbed", root=root, device="cpu")
+    run(settings, results=tmp_path / "undisturbed", root=root, device="cpu")
     assert everything(results) == everything(tmp_path / "undisturbed")
 
 

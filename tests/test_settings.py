@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -47,7 +48,9 @@ def test_ids_ignore_defaults_and_spelling_but_no_value():
         "soft_start": 0.5,
         "precision": "fp32",
     }
-    ids = {Settings().id, *(Settings(**{name: value}).id for name, value in others.items())}
+    assert Settings(top_k=2, score="softmax").id == Settings().id, "FLGC alone copies nothing"
+    base = Settings(method="cluster-dup", soft_start=0.25)  # reads every setting
+    ids = {base.id, *(replace(base, **{name: value}).id for name, value in others.items())}
     assert len(ids) == 1 + len(others)
     copying = {Settings(method="flgc-dup", copy_time=when).id for when in ("training", "post-hoc")}
     assert len(copying) == 2
@@ -65,12 +68,17 @@ def test_dense_has_one_id_for_all_groups():
         ({"epochs": 0}, "epochs=0 must be at least 1"),
         ({"batch": 0}, "batch=0 must be at least 1"),
         ({"top_k": 0}, "top_k=0 must be at least 1"),
-        ({"seed": -1}, "seed=-1 must not be negative"),
+        ({"seed": -1}, "seed=-1 must be from 0 to"),
         ({"hold_out": -1}, "hold_out=-1 must not be negative"),
-        ({"width": 0}, "width=0.0 must be positive"),
+        ({"width": 0}, "width=0.0 must be from 0.015625 to 16"),
         ({"depths": ()}, r"depths=\(\) must be at least one block"),
         ({"depths": (1, 0)}, r"depths=\(1, 0\) must be at least one block"),
         ({"method": "glfc"}, "method='glfc' must be one of .*flgc-dup"),
+        ({"score": "rank"}, "score='rank' must be one of logit, softmax"),
+        ({"width": float("inf")}, "width=inf must be from"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan must be from"),
+        ({"momentum": 2}, "momentum=2.0 must be from 0 to 0.999, the share"),
+        ({"weight_decay": -1}, "weight_decay=-1.0 must be from 0 to 1"),
         ({"precision": "fp16"}, "precision='fp16' must be one of .*bf16"),
         ({"copy_time": "never"}, "copy_time='never' must be one of .*post-hoc"),
         ({"soft_start": 1}, "soft_start=1.0 must be a share of the training: at least 0, less than 1"),

@@ -24,7 +24,7 @@ from flgc_lib.environment import INSTALL, requirements
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+RUN = (ROOT / "run.py").read_text(encoding="utf-8")
 EXTRAS = PROJECT["optional-dependencies"]
 CORE = ""  # no extra
 
@@ -229,7 +229,7 @@ def test_every_pin_is_of_a_dependency():
 
 def extras_installed(text: str) -> set[str]:
     """The extras in `-e .[…]`."""
-    (extras,) = re.findall(r"-e '?\.\[([\w,]+)\]", text)
+    (extras,) = re.findall(r'-e["\', ]+\.\[([\w,]+)\]', text)
     return set(extras.split(","))
 
 
@@ -240,8 +240,8 @@ def test_conda_and_the_environment_check_install_what_make_installs():
     (pip,) = [d["pip"] for d in environment["dependencies"] if isinstance(d, dict)]
     assert "pip" in environment["dependencies"]
     assert "-c constraints.txt" in pip
-    assert extras_installed("\n".join(pip)) == extras_installed(MAKEFILE) == extras_installed(INSTALL)
-    assert names(*extras_installed(MAKEFILE)) == names(*EXTRAS)
+    assert extras_installed("\n".join(pip)) == extras_installed(RUN) == extras_installed(INSTALL)
+    assert names(*extras_installed(RUN)) == names(*EXTRAS)
 
 
 def test_the_citation_is_of_this_version():
@@ -252,11 +252,29 @@ def test_the_citation_is_of_this_version():
 
 
 def test_make_help_lists_every_target():
-    listed = subprocess.run(
-        ["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, encoding="utf-8", check=True
-    ).stdout
-    (targets,) = re.findall(r"^\.PHONY: (.+)$", MAKEFILE, re.MULTILINE)
-    assert [line.split()[1] for line in listed.splitlines()] == targets.split()
+    """Those of run.py, and of make, which calls it."""
+    typed = [["make", "--no-print-directory", "help"], [sys.executable, "run.py", "help"]]
+    listed = [
+        subprocess.run(one, cwd=ROOT, capture_output=True, encoding="utf-8", check=True).stdout.splitlines()
+        for one in typed
+    ]
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (targets,) = re.findall(r"^NAMES := (.+)$", makefile, re.MULTILINE)
+    assert [line.split()[2] for line in listed[0]] == targets.split()
+    assert listed[0] == listed[1]
+
+
+def test_run_py_needs_nothing_but_python_and_refuses_what_it_does_not_know():
+    imported = {
+        node.names[0].name if isinstance(node, ast.Import) else node.module
+        for node in ast.walk(ast.parse(RUN))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    }
+    assert imported <= set(sys.stdlib_module_names)
+    for words in (["tset"], ["test", "now"], ["--help"]):
+        answer = subprocess.run([sys.executable, "run.py", *words], cwd=ROOT, capture_output=True, encoding="utf-8")
+        assert answer.returncode == 1
+        assert answer.stderr.startswith(f"run.py: {' '.join(words)!r} is none of install, run, lab")
 
 
 def test_continuous_integration_can_be_run():

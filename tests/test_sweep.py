@@ -1,9 +1,15 @@
 """Runs and sweeps: records of real (tiny) runs, failures, SIGKILL at awkward moments, and runs made again."""
 
+import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import replace
+from functools import partial
+from importlib import import_module
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -16,7 +22,8 @@ from flgc_lib.data import load
 from flgc_lib.experiment.assignments import learned_layers
 from flgc_lib.experiment.grids import Grid, grid
 from flgc_lib.experiment.records import OF_LAST_EPOCH, read_epochs, read_groups, read_runs, write_record
-from flgc_lib.experiment.sweep import _costs, rerun, run, sweep
+from flgc_lib.experiment.runs import _costs, rerun, run
+from flgc_lib.experiment.sweep import attempt, sweep
 from flgc_lib.experiment.training import Classifier, fit
 
 
@@ -185,8 +192,8 @@ def test_the_code_s_version_is_that_of_the_start(tiny, root, tmp_path, monkeypat
         version[0] = "after"
         return fit(*arguments, **options)
 
-    monkeypatch.setattr("flgc_lib.experiment.sweep.fit", fit_and_commit)
-    monkeypatch.setattr("flgc_lib.experiment.sweep.code_version", lambda: version[0])
+    monkeypatch.setattr("flgc_lib.experiment.runs.fit", fit_and_commit)
+    monkeypatch.setattr("flgc_lib.experiment.runs.code_version", lambda: version[0])
     assert run(tiny(epochs=1), results=tmp_path, root=root, device="cpu")["code"] == "before"
 
 
@@ -202,10 +209,10 @@ def test_of_several_devices_only_the_first_process_takes_the_lock(tiny, root, tm
         taken.append(path)
         return real(path)
 
-    monkeypatch.setattr("flgc_lib.experiment.sweep.FileLock", lock)
+    monkeypatch.setattr("flgc_lib.experiment.runs.FileLock", lock)
     for rank, count_of_locks in (("1", 0), ("0", 1)):
         monkeypatch.setenv("LOCAL_RANK", rank)
-        monkeypatch.setattr("flgc_lib.experiment.sweep.fit", lambda *a, **k: pytest.fail("stop here"))
+        monkeypatch.setattr("flgc_lib.experiment.runs.fit", lambda *a, **k: pytest.fail("stop here"))
         with pytest.raises(pytest.fail.Exception, match="stop here"):
             run(settings, results=tmp_path / "results", root=root, device="cpu")
         assert len(taken) == count_of_locks
@@ -228,7 +235,7 @@ def test_a_run_is_made_again_with_as_many_threads(tiny, root, tmp_path, record, 
     write_record(tmp_path / "results", row, epochs, {})
     asked = {}
     monkeypatch.setattr(
-        "flgc_lib.experiment.sweep.run", lambda settings, **options: asked.update(options, settings=settings)
+        "flgc_lib.experiment.runs.run", lambda settings, **options: asked.update(options, settings=settings)
     )
     rerun(tiny().id, results=tmp_path / "results", root=root)
     assert asked["threads"] == 3
@@ -275,6 +282,145 @@ def test_two_workers_and_one_process_record_the_same(tiny, root, tmp_path, every
     assert everything(tmp_path / "two") == everything(tmp_path / "one")
 
 
+FALLING = """
+import os, signal
+from pathlib import Path
+from flgc_lib.experiment.training import Classifier
+
+def kill_in(run, folder, times):
+    step = Classifier.training_step
+    def training_step(module, batch):
+        step(module, batch)
+        tried = Path(folder) / str(len(list(Path(folder).iterdir())))
+        if module.settings.id == run and len(list(Path(folder).iterdir())) < times and module.current_epoch == 1:
+            tried.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    Classifier.training_step = training_step
+"""
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_killed_worker_takes_only_its_own_run_with_it(tiny, root, tmp_path, monkeypatch, capsys, times):
+    """It is tried once more, and then reported; the other runs are all done."""
+    (tmp_path / "falling.py").write_text(FALLING, encoding="utf-8")
+    (tmp_path / "tries").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    victim, *others = [tiny(seed=seed, epochs=2) for seed in range(3)]
+    monkeypatch.setattr(
+        "flgc_lib.experiment.sweep.attempt", partial(_falling, victim.id, str(tmp_path / "tries"), times)
+    )
+    failures = sweep([victim, *others], results=tmp_path / "results", root=root, device="cpu", workers=2)
+    assert set(failures) == ({victim.id} if times == 2 else set())
+    done = set(read_runs(tmp_path / "results")["run"])
+    assert done == {s.id for s in others} | ({victim.id} if times == 1 else set())
+    out = capsys.readouterr().out
+    assert f"{victim.id}: its worker was killed, for example because memory ran out; once more" in out
+    assert ("its worker was killed twice" in out) == (times == 2)
+
+
+def _falling(run, folder, times, settings, **options):
+    import_module("falling").kill_in(run, folder, times)
+    return attempt(settings, **options)
+
+
+def test_no_worker_outlives_a_killed_sweep(tiny, root, tmp_path):
+    """Killed without a chance to tidy up."""
+    code = SIDE_BY_SIDE.format(settings=[tiny(seed=s, epochs=500) for s in range(2)], root=str(root))
+    (tmp_path / "sweeping.py").write_text(code, encoding="utf-8")
+    sweeping = subprocess.Popen([sys.executable, "sweeping.py"], stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+    workers = [int(sweeping.stdout.readline()) for _ in range(2)]
+    sweeping.kill()
+    sweeping.wait()
+    deadline = time.monotonic() + 20
+    while any(_alive(worker) for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not [worker for worker in workers if _alive(worker)]
+
+
+def _alive(process):
+    state = Path(f"/proc/{process}/stat")
+    return state.exists() and state.read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] != "Z"
+
+
+SIDE_BY_SIDE = """
+import os
+from pathlib import Path
+from flgc_lib.experiment.workers import each
+
+def work(settings, root):
+    from flgc_lib.experiment.runs import run
+    os.write(1, f"{{os.getpid()}}\\n".encode())
+    run(settings, results=Path("results"), root=Path(root), device="cpu", threads=1)
+
+if __name__ == "__main__":
+    from flgc_lib.experiment.settings import Settings
+    settings = {settings}
+    list(each(work, {{s.id: s for s in settings}}, 2, root={root!r}))
+"""
+
+
+@pytest.mark.parametrize("damage", ["epochs.csv", "runs.csv", "folder"])
+def test_records_that_cannot_be_written_are_noticed_before_the_training(tiny, root, tmp_path, steps, damage):
+    results = tmp_path / "results"
+    if damage == "folder":
+        results.write_text("a file", encoding="utf-8")
+    else:
+        results.mkdir()
+        (results / damage).write_text("run\n1\n", encoding="utf-8")
+    for start in (run, lambda settings, **options: sweep([settings], **options)):
+        with pytest.raises((ValueError, OSError), match=damage if damage != "folder" else "results"):
+            start(tiny(), results=results, root=root, device="cpu")
+    assert steps == []
+
+
+def test_a_run_that_is_under_way_elsewhere_is_waited_for_with_a_word(tiny, root, tmp_path, capsys):
+    folder = root / "runs" / tiny(epochs=1).id
+    folder.mkdir(parents=True)
+    held = threading.Event()
+
+    def hold():
+        with FileLock(folder / ".lock"):
+            held.set()
+            time.sleep(0.5)
+
+    threading.Thread(target=hold).start()
+    held.wait()
+    run(tiny(epochs=1), results=tmp_path / "results", root=root, device="cpu")
+    assert "another process is at this run; waiting for it to end" in capsys.readouterr().out
+
+
+def test_a_resumed_run_says_so(tiny, root, tmp_path, capsys, monkeypatch):
+    settings = tiny()
+    with monkeypatch.context() as patch:
+        patch.setattr("flgc_lib.experiment.runs.write_record", lambda *arguments: pytest.fail("stop here"))
+        with pytest.raises(pytest.fail.Exception):
+            run(settings, results=tmp_path / "results", root=root, device="cpu")
+    run(settings, results=tmp_path / "results", root=root, device="cpu")
+    out = capsys.readouterr().out
+    assert f"{settings.id}: resuming after epoch 3 of 3 from " in out
+    assert f"{settings.id}: recorded in {tmp_path / 'results'}; checkpoint " in out
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"device": "mps"}, "device='mps' is not there: give auto, cpu"),
+        ({"device": "tpu"}, "device='tpu' must be one of auto, cpu, cuda, mps"),
+        ({"devices": 0}, "devices=0 must be from 1 to"),
+        ({"devices": 100_000}, "devices=100000 must be from 1 to"),
+        ({"threads": 0}, "threads=0 must be from 1 to 256; there are"),
+        ({"threads": 10**6}, "threads=1000000 must be from 1 to 256"),
+    ],
+)
+def test_what_this_computer_does_not_have_is_refused(tiny, root, tmp_path, options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        run(tiny(), results=tmp_path / "results", root=root, **({"device": "cpu"} | options))
+    with pytest.raises(ValueError, match="workers=0 must be from 1 to 256"):
+        sweep([tiny()], results=tmp_path / "results", root=root, workers=0)
+    assert not (tmp_path / "results").exists()
+
+
 def _fresh(root, tmp_path):
     """Another data folder with the same datasets, but no checkpoints."""
     other = tmp_path / "fresh"
@@ -288,7 +434,7 @@ def _fresh(root, tmp_path):
 CHILD = """
 import os, signal
 from pathlib import Path
-from flgc_lib.experiment.sweep import sweep
+from flgc_lib.experiment.sweep import attempt, sweep
 from flgc_lib.experiment.settings import Settings
 from flgc_lib.experiment.training import Classifier
 

@@ -11,11 +11,12 @@ import time
 from pathlib import Path
 from typing import Any, Protocol
 
-import joblib
 from filelock import FileLock
 
 from flgc_lib.course.lessons import COURSE, REFERENCES, Lesson, find_lesson
 from flgc_lib.course.session import Mode
+from flgc_lib.experiment.settings import MOST_AT_ONCE
+from flgc_lib.experiment.workers import each
 
 FOLDER = Path("notebooks")
 TIMES = FOLDER / "times.json"
@@ -135,27 +136,30 @@ def execute_all(
         For each notebook that failed, by number, why.
 
     Raises:
-        ValueError: for a number that no notebook has.
+        ValueError: for a number that no notebook has, or if there are no notebooks here.
     """
     lessons = [find_lesson(number) for number in only] or COURSE
     here = [lesson for lesson in lessons if (FOLDER / lesson.file).exists()]
-    parallel = joblib.Parallel(n_jobs=workers, return_as="generator")
-    options = {"solutions": solutions, "measure": measure}
-    failures = {}
-    for number, failure, seconds in parallel(joblib.delayed(_attempt)(x, mode, into, **options) for x in here):
-        print(f"{into / find_lesson(number).file}: {failure or 'executed'}, {seconds:.0f} s", flush=True)
-        if failure:
-            failures[number] = failure
-    return failures
+    if not here:
+        raise ValueError(f"there are no notebooks in {FOLDER.resolve()}: type this in the folder of the clone")
+    if not 1 <= workers <= MOST_AT_ONCE:
+        raise ValueError(f"workers={workers} must be from 1 to {MOST_AT_ONCE}")
+    options = {"mode": mode, "into": into, "solutions": solutions, "measure": measure}
+    return {
+        number: failure
+        for number, failure in each(_attempt, {lesson.number: lesson for lesson in here}, workers, **options)
+        if failure
+    }
 
 
-def _attempt(lesson: Lesson, mode: Mode, into: Path, *, solutions: bool, measure: bool) -> tuple[str, str, float]:
+def _attempt(lesson: Lesson, *, mode: Mode, into: Path, solutions: bool, measure: bool) -> tuple[str, str]:
     started, failure = time.perf_counter(), ""
     try:
         execute(lesson, mode, into, solutions=solutions, measure=measure)
     except Exception as error:  # a dead kernel, a time-out and a failing cell are all the notebook's failure
         failure = f"{getattr(error, 'ename', type(error).__name__)}: {getattr(error, 'evalue', error)}"
-    return lesson.number, failure, time.perf_counter() - started
+    print(f"{into / lesson.file}: {failure or 'executed'}, {time.perf_counter() - started:.0f} s", flush=True)
+    return lesson.number, failure
 
 
 def insert_solutions(notebook: Notebook) -> int:

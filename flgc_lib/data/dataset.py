@@ -115,7 +115,7 @@ def prepare(source: str, name: str | None = None, root: Path = ROOT) -> Dataset:
 
     Args:
         source: "torchvision" or "huggingface" (CIFAR-10, downloaded with resume), or the path of a local folder,
-            tar or zip archive in the layout `sources.LAYOUT`.
+            tar or zip archive in the layout `folders.LAYOUT`.
         name: of the dataset; by default "cifar10", or what the folder or archive is called.
         root: the data folder.
 

@@ -6,29 +6,25 @@ Everything ends in `Splits`, uint8 tensors in the source's own order. Nothing he
 import hashlib
 import io
 import re
-import tarfile
 import tempfile
-import zipfile
-import zlib
-from collections.abc import Iterable
-from gzip import BadGzipFile
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 import requests
 import torch
 import urllib3
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
-from PIL import Image
 from torch import Tensor
-from torchvision.datasets import CIFAR10, ImageFolder
+from torchvision.datasets import CIFAR10
 from tqdm import tqdm
 
+from flgc_lib.data.archives import unpack
+from flgc_lib.data.folders import LAYOUT, explain, read_split, stack, visible
+from flgc_lib.files import first_line
+
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-LAYOUT = "cifar-10-batches-py, or train/<class>/* and test/<class>/*"
 HUB_REPOSITORY = "uoft-cs/cifar10"
 
 
@@ -59,7 +55,7 @@ def from_path(path: Path) -> Splits:
             f"tar or zip archive that holds {LAYOUT}."
         )
     with tempfile.TemporaryDirectory(prefix="flgc-") as temporary:
-        _extract(path, Path(temporary))
+        unpack(path, Path(temporary))
         return _from_folder(Path(temporary), given=path)
 
 
@@ -89,12 +85,12 @@ def from_huggingface() -> Splits:
             path = hf_hub_download(HUB_REPOSITORY, parquet, repo_type="dataset")
         except (HfHubHTTPError, OSError) as error:
             raise ConnectionError(
-                f"{parquet} of {HUB_REPOSITORY} did not arrive from the Hugging Face hub ({_first_line(error)}): "
+                f"{parquet} of {HUB_REPOSITORY} did not arrive from the Hugging Face hub ({first_line(error)}): "
                 "type `flgc data --source huggingface` again to go on where it stopped."
             ) from error
         table = pd.read_parquet(path, columns=["img", "label"])
         files = [(f"{parquet}, row {row}", io.BytesIO(image["bytes"])) for row, image in enumerate(table["img"])]
-        tensors += [_stack(files, split), torch.tensor(table["label"].to_numpy(), dtype=torch.int64)]
+        tensors += [stack(files, split), torch.tensor(table["label"].to_numpy(), dtype=torch.int64)]
     return Splits("cifar10", CIFAR10_CLASSES, *tensors)
 
 
@@ -112,7 +108,7 @@ def download(url: str, target: Path, *, md5: str) -> None:
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
         have = part.stat().st_size if part.exists() else 0
         raise ConnectionError(
-            f"The download of {url} stopped after {have} bytes ({_first_line(error)}): "
+            f"The download of {url} stopped after {have} bytes ({first_line(error)}): "
             "type the same command again to go on from there."
         ) from error
     with part.open("rb") as file:
@@ -145,37 +141,14 @@ def _fetch(url: str, part: Path) -> None:
         raise requests.ConnectionError(f"the server closed the connection before byte {size}")
 
 
-def _extract(archive: Path, target: Path) -> None:
-    try:
-        if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as file:
-                for name in file.namelist():
-                    if not (target / name).resolve().is_relative_to(target.resolve()):
-                        raise ValueError(f"{archive} was refused: its member {name} would be written outside.")
-                file.extractall(target, tqdm(file.namelist(), desc="extract"))
-        else:
-            with tarfile.open(archive) as tar:
-                tar.extractall(target, tqdm(tar, desc="extract"), filter="data")
-                # tarfile stops at the end mark, gzip's checksum comes after it.
-                while tar.fileobj is not None and tar.fileobj.read(1 << 20):
-                    pass
-    except tarfile.FilterError as error:
-        raise ValueError(f"{archive} was refused: {_first_line(error)}.") from error
-    except (tarfile.TarError, zipfile.BadZipFile, BadGzipFile, EOFError, zlib.error, RuntimeError) as error:
-        raise ValueError(
-            f"{archive} is truncated, altered or not a tar or zip archive ({_first_line(error)}): "
-            "delete it and get it again."
-        ) from error
-
-
 def _from_folder(folder: Path, given: Path) -> Splits:
     """Finds the images in a folder; `given` is what the user named, for error messages and the default name."""
-    for candidate in (folder, *sorted(child for child in folder.iterdir() if child.is_dir())):
+    for candidate in (folder, *(child for child in visible(folder) if child.is_dir())):
         if candidate.name == CIFAR10.base_folder:
             return _from_cifar_batches(candidate, given)
         if (candidate / "train").is_dir() or (candidate / "test").is_dir():
             return _from_image_folder(candidate, given)
-    raise FileNotFoundError(f"{given} holds no images: it must hold {LAYOUT}, at most one folder down.")
+    raise FileNotFoundError(explain(folder, given))
 
 
 def _from_cifar_batches(folder: Path, given: Path) -> Splits:
@@ -195,45 +168,13 @@ def _from_cifar_batches(folder: Path, given: Path) -> Splits:
 
 
 def _from_image_folder(folder: Path, given: Path) -> Splits:
-    listings = []
-    for split in ("train", "test"):
-        try:
-            listings.append(ImageFolder(folder / split))
-        except FileNotFoundError as error:
-            raise FileNotFoundError(
-                f"{given} has no images in {split}, or in one of its classes: it must hold {LAYOUT}."
-            ) from error
-    train, test = listings
-    if train.classes != test.classes:
-        different = sorted(set(train.classes) ^ set(test.classes))
+    train, test = (read_split(folder, split, given) for split in ("train", "test"))
+    if train[0] != test[0]:
+        different = sorted(set(train[0]) ^ set(test[0]))
         raise ValueError(f"{given} must have the same classes in train and test, but {different} are in one only.")
-    tensors = []
-    for split, listing in (("train", train), ("test", test)):
-        files = [(f"{Path(file).relative_to(folder)} of {given}", Path(file)) for file, _ in listing.samples]
-        tensors += [_stack(files, split), torch.tensor(listing.targets)]
-    if tensors[0].shape[1:] != tensors[2].shape[1:]:
+    if len(train[0]) < 2:
+        raise ValueError(f"{given} has one class, {train[0][0]}: two at least are needed to tell apart.")
+    if train[1].shape[1:] != test[1].shape[1:]:
         raise ValueError(f"{given} must have images of one size, but those of train and test differ.")
     name = given.name if given.is_dir() else re.sub(r"(\.tar)?\.\w+$", "", given.name)
-    return Splits(name, tuple(train.classes), *tensors)
-
-
-def _stack(files: Iterable[tuple[str, Path | io.BytesIO]], split: str) -> Tensor:
-    """Decodes named image files of equal size into one uint8 tensor (n, 3, H, W)."""
-    images: list[np.ndarray] = []
-    for name, file in tqdm(files, desc=f"decode {split}"):
-        try:
-            with Image.open(file) as image:
-                images.append(np.asarray(image.convert("RGB")))
-        except Exception as error:  # Pillow's decoders raise many kinds for a damaged file
-            raise ValueError(f"{name} is not a readable image ({_first_line(error)}): replace it.") from error
-        if images[-1].shape != images[0].shape:
-            (height, width), (first_height, first_width) = images[-1].shape[:2], images[0].shape[:2]
-            raise ValueError(
-                f"{name} is {width}×{height} pixels, but the first image is {first_width}×{first_height}: "
-                "resize all images to one size."
-            )
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()  # (n, H, W, 3) -> (n, 3, H, W)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0].rstrip(":.")
+    return Splits(name, train[0], *train[1:], *test[1:])

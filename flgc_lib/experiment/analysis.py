@@ -1,4 +1,4 @@
-"""Tables computed from the records: accuracy, paired differences, moves, copies and sizes of groups.
+"""Tables computed from the records: accuracy and costs, moves, copies and sizes of groups.
 
 `of_grid` reads what an experiment left behind; the other functions make of it a table with a row for every point of
 a figure. One seed gives no spread, and no table pretends that it does.
@@ -6,8 +6,8 @@ a figure. One seed gives no spread, and no table pretends that it does.
 Source: Motohashi and Yamauchi, section 4; protocol and columns in data/results/README.md.
 """
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +17,12 @@ import pandas as pd
 from flgc_lib.experiment.assignments import CORRECT, Arrays, Kind, array_name, layers
 from flgc_lib.experiment.grids import Grid, grid
 from flgc_lib.experiment.records import read_epochs, read_groups, read_runs
-from flgc_lib.methods import METHODS, Method
+from flgc_lib.experiment.settings import Settings
+from flgc_lib.experiment.statistics import interval
+from flgc_lib.methods import METHODS
 
-Pair = tuple[Method, Method]
-
-PAIRS: tuple[Pair, ...] = (
-    ("flgc-dup", "flgc"),
-    ("flgc-dup", "flgc-randdup"),
-    ("flgc", "random"),
-    ("cluster", "random"),
-    ("cluster-dup", "cluster"),
-)
-"""The paper's question, and its two controls: does it matter which maps are copied, and that groups are learned? Then
-both questions once more for groups that are learned in another way."""
-JUDGED_FROM = 5
-"""Seeds: a bootstrap interval from fewer is much too narrow (notebook 07 measures how much), so none is judged by."""
 QUANTILES = {"smallest": 0, "low": 0.1, "median": 0.5, "high": 0.9, "largest": 1}
+_SETTINGS = [f.name for f in fields(Settings)]
 _GROUPED: dict[str, Kind] = {"channels": "channel_group", "filters": "filter_group"}
 _REGROUPING = [name for name, facts in METHODS.items() if facts.regroups and facts.control_of is None]
 """Methods of which moves are shown; a control moves as what it is a control of."""
@@ -70,7 +60,7 @@ class Records:
         if fewest < most:
             spread = f"{fewest} to {most} seeds a pair"
         if most > 1 and "seeds" in numbers:
-            spread += "; bars: 95 % bootstrap interval over seeds"
+            spread += "; bars: 95 % t interval over seeds"
         epochs = " or ".join(map(str, sorted(runs["epochs"].unique())))
         count = f"{len(runs)} run{'s' * (len(runs) > 1)}"
         if (kinds := runs["processor"].nunique()) > 1:
@@ -97,19 +87,29 @@ def of_grid(name: Grid, folder: Path) -> Records:
     return Records(folder, runs, epochs[epochs["run"].isin(runs["run"])].reset_index(drop=True), len(grid(name)))
 
 
-def interval(values: np.ndarray, draws: int = 10_000) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean over seeds; one seed gives no spread and the value itself twice."""
-    generator = np.random.default_rng(0)  # the same records, the same interval
-    means = generator.choice(values, (draws, len(values))).mean(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
+def arm_columns(runs: pd.DataFrame) -> list[str]:
+    """What tells the arms of an experiment apart: method, G, and what else differs between runs of one method and G."""
+    cells = runs.groupby(["method", "groups"])
+    others = [name for name in _SETTINGS if name not in ("method", "groups", "seed")]
+    return ["method", "groups", *[name for name in others if (cells[name].nunique() > 1).any()]]
 
 
 def accuracy_by(records: Records, by: Sequence[str]) -> pd.DataFrame:
     """Test accuracy in % over the seeds that agree in the columns `by`: mean, spread and interval; and costs.
 
     The spread is the standard deviation over seeds; one seed has none.
+
+    Raises:
+        ValueError: if runs that agree in `by` differ in another setting than the seed, and are no repetitions.
     """
+    for key, cell in records.runs.groupby(list(by)):
+        differing = [name for name in _SETTINGS if name != "seed" and cell[name].nunique() > 1]
+        if differing:
+            where = ", ".join(f"{name}={value}" for name, value in zip(by, key, strict=True))
+            raise ValueError(
+                f"the {len(cell)} runs with {where} differ in {', '.join(differing)}, so they are no seeds of one "
+                f"setting: give by={[*by, *differing]}"
+            )
     rows = []
     for key, cell in records.runs.sort_values("seed").groupby(list(by)):
         accuracy = 100 * cell["test_accuracy"].to_numpy(dtype=float)
@@ -135,95 +135,8 @@ def accuracy_by(records: Records, by: Sequence[str]) -> pd.DataFrame:
 
 
 def accuracy_by_groups(records: Records) -> pd.DataFrame:
-    """`accuracy_by` method and number of groups: the paper's question."""
+    """`accuracy_by` method and number of groups, the paper's question, of an experiment with one arm a method."""
     return accuracy_by(records, ["method", "groups"])
-
-
-def paired_differences(records: Records, pairs: Iterable[Pair] = PAIRS) -> pd.DataFrame:
-    """Difference in test accuracy, in percentage points, over the seeds that both methods of a pair have; see `paired`.
-
-    Args:
-        records: of an experiment.
-        pairs: (method, baseline) each; where there is no common seed there is no row.
-
-    Returns:
-        Mean, spread (standard deviation) and interval, a row for each pair and G, and last one with "mean" for G: each
-        seed's mean over all G that both methods have, of the seeds that have them all. It is what to judge by: one
-        interval a pair, where of the many intervals of single G some miss 0 by luck.
-    """
-    rows = []
-    for method, baseline in pairs:
-        differences = paired(records, method, baseline)["difference"].unstack()  # seeds × G
-        for groups, values in (*differences.items(), ("mean", differences.dropna().mean(axis="columns"))):
-            found = values.dropna()
-            if len(found):
-                low, high = interval(found.to_numpy())
-                rows.append(
-                    {
-                        "method": method,
-                        "baseline": baseline,
-                        "groups": str(groups),
-                        "difference": found.mean(),
-                        "spread": found.std(),
-                        "low": low,
-                        "high": high,
-                        "seeds": len(found),
-                        "seeds_above": int((found > 0).sum()),
-                    }
-                )
-    return pd.DataFrame(rows)
-
-
-def paired(records: Records, method: Method, baseline: Method) -> pd.DataFrame:
-    """Test accuracies of two methods, in %, for each seed and G that both were run with on one kind of processor.
-
-    The same seed gives both methods the same images in the same order, and what that does to both alike cancels. Kinds
-    of processors round differently, which training amplifies, so runs of two kinds make no pair.
-
-    Returns:
-        Indexed by seed and groups, with the columns `baseline`, `method` and "difference", method − baseline.
-    """
-    runs = records.runs.astype({"test_accuracy": float})
-    theirs, ours = (runs[runs["method"] == one] for one in (baseline, method))
-    both = theirs.merge(ours, on=["seed", "groups", "processor"]).set_index(["seed", "groups"]).sort_index()
-    both = 100 * both[["test_accuracy_x", "test_accuracy_y"]].set_axis([baseline, method], axis="columns")
-    return both.assign(difference=both[method] - both[baseline])
-
-
-def verdict(low: float, high: float, seeds: int) -> str:
-    """What an interval of a difference says: "higher", "lower", "not separable with 5 seeds", or why nothing."""
-    if seeds < 2:
-        return "one seed: no interval, nothing small is separable"
-    if seeds < JUDGED_FROM:
-        return f"not judged: {seeds} seeds, {JUDGED_FROM} are needed"
-    return "higher" if low > 0 else "lower" if high < 0 else f"not separable with {seeds} seeds"
-
-
-def answer(records: Records) -> str:
-    """The paper's question and its two controls, answered from the records in a sentence each."""
-    words = {
-        PAIRS[0]: ("with the rule (flgc-dup)", "without it (flgc)"),
-        PAIRS[1]: ("with the rule's copies (flgc-dup)", "with about as many random ones (flgc-randdup)"),
-        PAIRS[2]: ("with learned groups (flgc)", "with random ones (random)"),
-    }
-    sentences = []
-    for pair, (here, there) in words.items():
-        both = paired(records, *pair)
-        seeds = both[pair[0]].unstack().dropna().index  # those with all G
-        if seeds.empty:
-            sentences.append(f"Runs {here} and {there} are not both recorded.")
-            continue
-        row = paired_differences(records, [pair]).iloc[-1].to_dict()  # the mean over G
-        means = both.loc[seeds].groupby("groups").mean()
-        at = ", ".join(map(str, means.index))
-        first, second = (", ".join(f"{a:.2f}" for a in means[method]) for method in pair)
-        bracket = f" [{row['low']:+.2f}, {row['high']:+.2f}]" if row["seeds"] > 1 else ""
-        sentences.append(
-            f"At G = {at} accuracy is {first} % {here} and {second} % {there}: a difference of "
-            f"{row['difference']:+.2f}{bracket} points{' on average' * (len(means) > 1)}, "
-            f"{verdict(row['low'], row['high'], row['seeds'])}."
-        )
-    return "\n".join(sentences)
 
 
 def moves_by_epoch(records: Records) -> pd.DataFrame:
@@ -249,6 +162,36 @@ def copies_by_layer(records: Records) -> pd.DataFrame:
     table = pd.DataFrame(rows)
     by = ["method", "groups", "place", "layer", "channels"]
     return table.groupby(by, sort=True)["copies"].mean().reset_index()
+
+
+def origin_of_copies(records: Records) -> pd.DataFrame:
+    """Is what a trained layer copies important, or the random start? A row for each run and layer with S at both ends.
+
+    Returns:
+        Columns run, method, groups, layer, correlation (of S at the end with S at the start), copies at the end, and
+        at_start, how many of them the random start makes too.
+    """
+    rows = []
+    for row, arrays in _with_arrays(records):
+        for layer in layers(arrays)["layer"]:
+            S = arrays.get(array_name(layer, "S"))  # (snapshots, C, G), of each stage's first block
+            if S is None:
+                continue
+            inputs = arrays[array_name(layer, "inputs")]  # (snapshots, C, G)
+            own = np.eye(row["groups"], dtype=bool)[arrays[array_name(layer, "channel_group")][[0, -1]]]  # (2, C, G)
+            at_start, at_end = (inputs[[0, -1]].astype(bool) & ~own).astype(bool)
+            rows.append(
+                {
+                    "run": row["run"],
+                    "method": row["method"],
+                    "groups": row["groups"],
+                    "layer": layer,
+                    "correlation": float(np.corrcoef(S[0].ravel(), S[-1].ravel())[0, 1]),
+                    "copies": int(at_end.sum()),
+                    "at_start": int((at_end & at_start).sum()),
+                }
+            )
+    return pd.DataFrame(rows, columns=["run", "method", "groups", "layer", "correlation", "copies", "at_start"])
 
 
 def group_sizes(records: Records) -> pd.DataFrame:

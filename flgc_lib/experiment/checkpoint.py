@@ -3,6 +3,8 @@
 The rest of the file is Lightning's: the network's state under "state_dict", those of optimisers and loops.
 """
 
+import zipfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +62,9 @@ def read_checkpoint(path: Path, *, advice: str) -> tuple[Saved, dict[str, Tensor
         ValueError: if the file is missing, damaged, or not a checkpoint of this library.
     """
     try:
+        with zipfile.ZipFile(path) as file:  # torch.load does not compare the checksums
+            if damaged := file.testzip():
+                raise ValueError(f"{damaged} is not what was written")
         content = torch.load(path, map_location="cpu", weights_only=True)
         state = {k.removeprefix(_PREFIX): v for k, v in content["state_dict"].items() if k.startswith(_PREFIX)}
         return Saved.of(content), state
@@ -67,22 +72,34 @@ def read_checkpoint(path: Path, *, advice: str) -> tuple[Saved, dict[str, Tensor
         raise ValueError(f"{path} is not a checkpoint written by `flgc train`, or it is damaged: {advice}") from error
 
 
-def check_checkpoint(path: Path, settings: Settings, fingerprint: str) -> None:
+def check_checkpoint(path: Path, settings: Settings, fingerprint: str, network: Mapping[str, Tensor]) -> int:
     """Refuses a checkpoint that these settings on this dataset did not write.
+
+    Args:
+        path: of the file.
+        settings: of the training.
+        fingerprint: of the dataset.
+        network: state dict of `settings.network()`, whose names and shapes the checkpoint must have.
+
+    Returns:
+        How many epochs it has behind it.
 
     Raises:
         ValueError: saying what differs and what to do.
     """
     advice = f"move {path} away to start this run afresh, or give another folder"
-    saved, _ = read_checkpoint(path, advice=advice)
+    saved, state = read_checkpoint(path, advice=advice)
     found = asdict(saved.settings)
     differing = [
         f"{name} was {found[name]!r}, not {value!r}" for name, value in asdict(settings).items() if found[name] != value
     ]
     if saved.fingerprint != fingerprint:
         differing.append(f"the data had fingerprint {saved.fingerprint}, not {fingerprint}")
+    if not differing and {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in network.items()}:
+        differing.append("its network has other parameters")
     if differing:
         raise ValueError(f"{path} belongs to another run ({'; '.join(differing)}): {advice}")
+    return len(saved.history)
 
 
 def freeze_checkpoint(
@@ -112,7 +129,7 @@ def freeze_checkpoint(
             f"the run of {checkpoint} is in its soft start: after {len(saved.history)} epochs its groups are still "
             f"open, they close after {closing:g}; resume it with the command that started it, then freeze"
         )
-    model = saved.settings.network()
+    model = saved.settings.network(len(state["fc.bias"]))
     model.load_state_dict(state)
     example = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
     frozen = freeze(model, example, tune=tune)

@@ -6,7 +6,8 @@ Every file is replaced whole, under a lock, so that neither a kill nor a full di
 import platform
 import re
 import subprocess
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -113,9 +114,8 @@ def settings_of(row: Mapping[Any, Any]) -> Settings:
 def write_record(
     results: Path,
     run: Mapping[str, Any],
-    epochs: list[dict[str, float]],
-    assignments: Mapping[str, list[Tensor]],
-    correct: Tensor | None = None,
+    epochs: Sequence[Mapping[Any, Any]],
+    arrays: Mapping[str, np.ndarray],
 ) -> None:
     """Adds a finished run to the records, or replaces it.
 
@@ -125,8 +125,7 @@ def write_record(
         results: the folder of the records; made if missing.
         run: the columns of `runs.csv`.
         epochs: `Classifier.history`.
-        assignments: `Classifier.assignments`, see `flgc_lib.experiment.assignments`.
-        correct: `Classifier.correct`; None if it is not known.
+        arrays: of `groups/<run>.npz`, see `stored`.
 
     Raises:
         OSError: if a file cannot be written, with a sentence; what was there before is still there, whole.
@@ -135,9 +134,6 @@ def write_record(
     try:
         (results / "groups").mkdir(parents=True, exist_ok=True)
         with FileLock(results / ".lock"):
-            arrays = {key: np.stack([value.numpy() for value in values]) for key, values in assignments.items()}
-            if correct is not None:
-                arrays[CORRECT] = np.packbits(correct.numpy())
             if arrays:
                 write_whole(results / "groups" / f"{name}.npz", partial(_save_arrays, arrays))
             rows = pd.DataFrame([{"run": name, **row} for row in epochs], columns=list(EPOCH_COLUMNS))
@@ -149,6 +145,33 @@ def write_record(
             f"the record of {name} could not be written to {results} ({error.__cause__ or error}); the earlier "
             "records are whole and the finished run is kept in its checkpoint: make room, or make the folder writable, "
             "and start the same command again"
+        ) from error
+
+
+def stored(assignments: Mapping[str, list[Tensor]], correct: Tensor) -> dict[str, np.ndarray]:
+    """The arrays of `groups/<run>.npz`, from `Classifier.assignments` and `Classifier.correct`."""
+    arrays = {key: np.stack([value.numpy() for value in values]) for key, values in assignments.items()}
+    return arrays | {CORRECT: np.packbits(correct.numpy())}
+
+
+def check_writable(results: Path) -> None:
+    """Refuses records that are damaged or could not be written, before a training rather than after it.
+
+    Raises:
+        ValueError: as `read_runs`.
+        OSError: if the folder cannot be made or written to.
+    """
+    read_runs(results)
+    read_epochs(results)
+    folder = results
+    while not folder.exists():  # what does not exist yet is made when there is something to write
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"the records cannot be written to {results} ({error}): make the folder writable, or give another"
         ) from error
 
 
@@ -222,7 +245,7 @@ def _broken(path: Path, position: int, what: str) -> str:
     return f"{path}, line {position + 2}: broken row: {what}; remove the row, or restore the file with git"
 
 
-def _save_arrays(arrays: dict[str, np.ndarray], path: Path) -> None:
+def _save_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> None:
     np.savez_compressed(path, **arrays)  # type: ignore[arg-type] # one array may be called like an option, none is
 
 

@@ -5,6 +5,7 @@ Source: Motohashi and Yamauchi, section 4; the protocol stands in data/results/R
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
@@ -21,6 +22,19 @@ Precision = Literal["bf16", "fp32"]
 CopyTime = Literal["training", "post-hoc"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 """Where a run is computed; not part of `Settings`, because it should not decide more than the last digits."""
+MOST_AT_ONCE = 256
+"""Threads or workers; more than there are cores can be meant, since a run is made again with as many threads."""
+
+
+_RANGES = (
+    ("width", 1 / 64, 16, "; 1.0 is 64 channels in the stem"),
+    ("learning_rate", 0, 1e30, ""),
+    ("logit_learning_rate", 0, 1e30, ""),
+    ("momentum", 0, 0.999, ", the share of the last step that goes on"),
+    ("weight_decay", 0, 1, ""),
+    ("seed", 0, 2**63 - 1, ""),
+)
+"""Name, least, most and what helps. Infinity and NaN lie outside."""
 
 
 @dataclass(frozen=True)
@@ -85,22 +99,26 @@ class Settings:
         for f in fields(self):  # 1 and 1.0 are one setting, and have one id
             if isinstance(f.default, float):
                 object.__setattr__(self, f.name, float(getattr(self, f.name)))
+        check_choice("method", self.method, Method)
+        check_choice("score", self.score, Score)
         for name in ("groups", "epochs", "batch", "top_k", "assign_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("seed", "hold_out"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
-        if not self.width > 0:
-            raise ValueError(f"width={self.width} must be positive; 1.0 is 64 channels in the stem")
+        if self.hold_out < 0:
+            raise ValueError(f"hold_out={self.hold_out} must not be negative")
+        for name, low, high, hint in _RANGES:
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name}={getattr(self, name)} must be from {low:g} to {high:g}{hint}")
         if not self.depths or min(self.depths) < 1:
             raise ValueError(f"depths={self.depths} must be at least one block in each of one or more stages")
-        check_choice("method", self.method, Method)
         check_choice("precision", self.precision, Precision)
         check_choice("copy_time", self.copy_time, CopyTime)
         if not 0 <= self.soft_start < 1:
             raise ValueError(f"soft_start={self.soft_start} must be a share of the training: at least 0, less than 1")
         facts = METHODS[self.method]
+        if facts.copies not in ("rule", "drawn"):  # nothing reads them, so they make no other run
+            object.__setattr__(self, "top_k", Settings.top_k)
+            object.__setattr__(self, "score", Settings.score)
         if self.soft_start and not facts.masked:
             raise ValueError(f"soft_start={self.soft_start} needs a method with a mask, not method={self.method!r}")
         if not self.soft_start and facts.groups_from == "weights":
@@ -144,12 +162,13 @@ class Settings:
             return self
         return replace(self, method=plain, top_k=Settings.top_k, score=Settings.score, copy_time="training")
 
-    def network(self) -> nn.Module:
-        """The network at its start, 10 classes, drawn from the seed alone; the global generator is left as it was."""
+    def network(self, num_classes: int = 10) -> nn.Module:
+        """The network at its start, drawn from the seed alone; the global generator is left as it was."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.seed)
             return resnet(
                 self.depths,
+                num_classes=num_classes,
                 stem=self.stem,
                 method=self.method,
                 groups=self.groups,
@@ -160,3 +179,21 @@ class Settings:
                 score=self.score,
                 share=self.share,
             )
+
+
+def check_place(device: Device, devices: int = 1, threads: int | None = None, workers: int = 1) -> None:
+    """Refuses a device, or a number of them, of threads or of workers, that this computer does not have.
+
+    Raises:
+        ValueError: saying what there is.
+    """
+    cores = os.cpu_count() or 1
+    there = {"auto": cores, "cpu": cores, "cuda": torch.cuda.device_count(), "mps": int(torch.mps.is_available())}
+    check_choice("device", device, Device)
+    if not there[device]:
+        raise ValueError(f"device={device!r} is not there: give {', '.join(d for d, n in there.items() if n)}")
+    if not 1 <= devices <= there[device]:
+        raise ValueError(f"devices={devices} must be from 1 to {there[device]}, which is what there is of {device!r}")
+    for name, number in (("threads", 1 if threads is None else threads), ("workers", workers)):
+        if not 1 <= number <= MOST_AT_ONCE:
+            raise ValueError(f"{name}={number} must be from 1 to {MOST_AT_ONCE}; there are {cores} cores")

@@ -1,92 +1,25 @@
-"""Runs settings and writes their records; a sweep runs what is missing from them.
+"""Many runs: a sweep does what is missing from the records, on this computer or on a cluster."""
 
-Source: Motohashi and Yamauchi, section 4; the protocol stands in data/results/README.md.
-"""
-
-import copy
-import os
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import joblib
-import torch
-from filelock import FileLock
-from torch import nn
+import numpy as np
 
-from flgc_lib.clustered import BudgetConv2d
-from flgc_lib.cost import count
-from flgc_lib.data import load
-from flgc_lib.experiment.assignments import learned_layers
+from flgc_lib.experiment import cluster
 from flgc_lib.experiment.records import (
-    OF_LAST_EPOCH,
-    code_version,
-    processor_name,
+    check_writable,
+    read_epochs,
+    read_groups,
     read_runs,
-    settings_of,
     write_record,
 )
-from flgc_lib.experiment.settings import Device, Settings
-from flgc_lib.experiment.training import fit
+from flgc_lib.experiment.runs import run
+from flgc_lib.experiment.settings import Device, Settings, check_place
+from flgc_lib.experiment.workers import each
 from flgc_lib.files import RESULTS, ROOT
-
-
-def run(
-    settings: Settings,
-    *,
-    results: Path = RESULTS,
-    root: Path = ROOT,
-    device: Device = "auto",
-    devices: int = 1,
-    threads: int | None = None,
-    progress: bool = False,
-) -> dict[Any, Any]:
-    """Runs one setting, from its last checkpoint if there is one, and writes its record; does nothing if it is done.
-
-    Args:
-        settings: what to run.
-        results: folder of the records.
-        root: folder of the datasets (`cache/`) and of checkpoints (`runs/<settings.trained.id>/`).
-        device: where to train.
-        devices: how many of them.
-        threads: of PyTorch on the processor; the numbers of a run depend on it in the last digits.
-        progress: whether to show a progress bar.
-
-    Returns:
-        The row of `runs.csv`.
-    """
-    folder = root / "runs" / settings.trained.id
-    folder.mkdir(parents=True, exist_ok=True)
-    # A second sweep, or a worker that outlived a killed one, may be at it. Of several devices, the first one's process
-    # holds the lock for all: Lightning starts the others from inside `fit`.
-    lock = FileLock(folder / ".lock") if os.environ.get("LOCAL_RANK", "0") == "0" else nullcontext()
-    with lock, _threads(threads):
-        done = read_runs(results)
-        if settings.id in set(done["run"]):
-            return done[done["run"] == settings.id].iloc[0].to_dict()
-        code = code_version()  # of what is being run, whatever is committed meanwhile
-        dataset = load(settings.data, root)
-        module = fit(settings, dataset, folder, device=device, devices=devices, progress=progress)
-        last = module.outcome
-        row = {
-            "run": settings.id,
-            **asdict(settings),
-            "depths": "-".join(map(str, settings.depths)),
-            "fingerprint": dataset.fingerprint,
-            "code": code,
-            "torch": torch.__version__,
-            "processor": processor_name(module.trainer.strategy.root_device),
-            "threads": torch.get_num_threads(),
-            **_costs(module.model, settings),
-            **{name: last[name] for name in OF_LAST_EPOCH},
-            "seconds": sum(epoch["seconds"] for epoch in module.history),
-        }
-        if module.trainer.is_global_zero:
-            write_record(results, row, module.history, module.assignments, module.correct)
-    return row
 
 
 def sweep(
@@ -97,101 +30,97 @@ def sweep(
     device: Device = "auto",
     workers: int = 1,
     threads: int = 1,
+    on: str = "local",
+    gpus: float = 1.0,
 ) -> dict[str, str]:
     """Runs whatever of `settings` the records lack, in that order, several side by side.
 
     Killed at any moment and started again, it skips what is done, resumes what was running, and ends with the same
-    records. A run that fails does not stop the others.
+    records. A run that fails does not stop the others, nor does a worker that is killed: its run is tried once more.
 
     Args:
         settings: for example `grids.small()`.
         results: folder of the records.
         root: folder of datasets and checkpoints.
         device: where to train.
-        workers: runs side by side.
+        workers: runs side by side, each in a process of its own; with one, in this process.
         threads: of each worker.
+        on: "local", or the address of a Ray cluster, see `cluster.each`: this process then only writes the records, and
+            every machine needs the library, and the dataset and a place for checkpoints in `root`.
+        gpus: of a machine of the cluster that a run takes, if `device` is "cuda".
 
     Returns:
         For each run that failed, by id, why.
+
+    Raises:
+        ValueError: if the device is not there, or the records are damaged; before any run.
+        OSError: if the records cannot be written, likewise.
     """
+    check_place("auto" if on != "local" else device, threads=threads, workers=workers)
+    check_writable(results)
     done = set(read_runs(results)["run"])
     missing = [s for s in settings if s.id not in done]
     print(f"{len(settings)} runs, {len(settings) - len(missing)} of them done", flush=True)
+    options: dict[str, Any] = {"root": root, "device": device, "threads": threads}
+    if on == "local":
+        outcomes = each(attempt, {s.id: s for s in missing}, workers, results=results, **options)
+    else:
+        outcomes = _on_cluster(missing, on, results, gpus if device == "cuda" else 0, **options)
     failures: dict[str, str] = {}
-    parallel = joblib.Parallel(n_jobs=workers, backend="loky", return_as="generator_unordered")
-    tasks = (joblib.delayed(_attempt)(s, results=results, root=root, device=device, threads=threads) for s in missing)
-    for finished, (name, failure) in enumerate(parallel(tasks), start=1):
+    started = time.monotonic()
+    for finished, (name, failure) in enumerate(outcomes, start=1):
         if failure:
             failures[name] = failure
-        print(f"[{finished}/{len(missing)}] {name}: {failure or 'done'}", flush=True)
+        left = (time.monotonic() - started) / finished * (len(missing) - finished)
+        to_go = f", about {left / 3600:.1f} h to go" if left >= 360 else f", about {left / 60:.0f} min to go"
+        print(f"[{finished}/{len(missing)}] {name}: {failure or 'done'}{to_go * (left > 0)}", flush=True)
     return failures
 
 
-def rerun(
-    name: str,
-    *,
-    results: Path = RESULTS,
-    root: Path = ROOT,
-    device: Device = "auto",
-) -> tuple[dict[Any, Any], dict[Any, Any]]:
-    """Runs a recorded run once more, from its start and with as many threads, and leaves the records alone.
-
-    Returns:
-        The recorded row and the new one. On the same machine with the same versions their accuracies are equal.
-
-    Raises:
-        ValueError: if there is no such run.
-    """
-    runs = read_runs(results).set_index("run", drop=False)
-    if name not in runs.index:
-        raise ValueError(f"there is no run {name!r} in {results / 'runs.csv'}; its column `run` has the names")
-    recorded = runs.loc[name].to_dict()
-    with tempfile.TemporaryDirectory() as scratch:
-        cache = Path(scratch) / "cache"
-        cache.symlink_to((root / "cache").resolve())
-        again = run(
-            settings_of(recorded),
-            results=Path(scratch) / "results",
-            root=Path(scratch),
-            device=device,
-            threads=int(recorded["threads"]),
-            progress=True,
-        )
-    return recorded, again
-
-
-@contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    """So many threads of PyTorch, None for as many as there are, and afterwards as many as before."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _attempt(settings: Settings, **options: Any) -> tuple[str, str]:  # noqa: ANN401 - passed on to `run`
+def attempt(settings: Settings, **options: Any) -> tuple[str, str]:  # noqa: ANN401 - passed on to `run`
+    """Runs one setting; gives its id and, if it failed, why: one run must not take the rest of a long sweep with it."""
     try:
         run(settings, **options)
-    except Exception as error:  # one failing run must not take the rest of a long sweep with it
+    except Exception as error:
         return settings.id, f"{type(error).__name__}: {error}"
     return settings.id, ""
 
 
-def _costs(model: nn.Module, settings: Settings) -> dict[str, int]:
-    """Parameters and MACs of the trained network, without its copies, and of the dense network."""
-    input_size = (3, 32, 32)
-    dense = replace(settings, method="dense", soft_start=0.0, scout=0.0, share=1.0, copy_time="training")
-    cost = count(model, input_size)
-    plain = copy.deepcopy(model)  # the trained one keeps its rule
-    for layer in learned_layers(plain).values():
-        layer.duplicate_top_k = None
-        if isinstance(layer, BudgetConv2d):
-            layer.share = 1.0
-    return {
-        "parameters": cost.parameters,
-        "macs_dense": count(dense.network(), input_size).macs,
-        "macs_grouped": count(plain, input_size).macs,
-        "macs": cost.macs,
-    }
+Record = tuple[dict[Any, Any], list[dict[Any, Any]], dict[str, np.ndarray]]
+"""What a run leaves behind, on its way to the process that writes it."""
+
+
+def _on_cluster(
+    settings: Sequence[Settings],
+    address: str,
+    results: Path,
+    gpus: float,
+    *,
+    threads: int,
+    **options: Any,  # noqa: ANN401
+) -> Iterator[tuple[str, str]]:
+    """Runs settings on a Ray cluster and writes the records that come back; gives ids, with why a run failed."""
+    print(
+        f"runs on {address}: checkpoints are in {options['root']} of each machine. If that is one folder for all, a "
+        "machine that dies costs its runs their last epoch; if not, these runs start again.",
+        flush=True,
+    )
+    for name, failure, record in cluster.each(
+        train_away, settings, address, cores=threads, gpus=gpus, threads=threads, **options
+    ):
+        if record is not None:
+            row, epochs, arrays = record
+            write_record(results, row, epochs, arrays)
+        yield name, failure
+
+
+def train_away(settings: Settings, **options: Any) -> tuple[str, str, Record | None]:  # noqa: ANN401 - of `attempt`
+    """Runs one setting on a machine that does not write the records, and gives what it would have written."""
+    with tempfile.TemporaryDirectory() as scratch:
+        results = Path(scratch)
+        name, failure = attempt(settings, results=results, **options)
+        if failure:
+            return name, failure, None
+        row = read_runs(results).iloc[0].to_dict()
+        epochs = read_epochs(results).drop(columns="run").to_dict("records")
+        return name, "", (row, epochs, read_groups(results, name))

@@ -15,7 +15,7 @@ from typing import Any
 import lightning
 import torch
 import torch.utils.deterministic
-from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -24,6 +24,7 @@ from flgc_lib.data import Batches, Dataset
 from flgc_lib.experiment.assignments import Recorder, learned_layers
 from flgc_lib.experiment.checkpoint import Saved, check_checkpoint
 from flgc_lib.experiment.optimisers import optimisers
+from flgc_lib.experiment.progress import LossBar
 from flgc_lib.experiment.schedule import phase
 from flgc_lib.experiment.settings import Device, Settings
 from flgc_lib.files import write_whole
@@ -38,6 +39,7 @@ class Classifier(lightning.LightningModule):
     Attributes:
         history: one dict an epoch, the columns of `epochs.csv`.
         layers: the convolutions with groups, by name; see `learned_layers`.
+        train_total: float64 (2,), sum of the losses and number of images of the epoch so far; None before the first.
         correct: BoolTensor (m,), which test images the network of the last test gets right.
     """
 
@@ -47,9 +49,10 @@ class Classifier(lightning.LightningModule):
         self.automatic_optimization = False
         self.settings = settings
         self.dataset = dataset.hold_out(settings.hold_out) if settings.hold_out else dataset
-        self.model = settings.network().to(memory_format=torch.channels_last)
+        self.model = settings.network(len(dataset.classes)).to(memory_format=torch.channels_last)
         self.layers = learned_layers(self.model)
         self.history: list[dict[str, float]] = []
+        self.train_total: Tensor | None = None
         self.correct = torch.zeros(0, dtype=torch.bool)
         self._with_copies: dict[str, float] = {}
         self._recorder = Recorder(self.layers, settings.epochs)
@@ -61,7 +64,7 @@ class Classifier(lightning.LightningModule):
         return self._recorder.arrays
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) -> logits of the classes (B, 10)."""
+        """Images (B, 3, H, W) -> logits of the classes (B, number of classes)."""
         return self.model(images.contiguous(memory_format=torch.channels_last))
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's type for it is a union of ten
@@ -94,7 +97,7 @@ class Classifier(lightning.LightningModule):
         """Starts the sums of the epoch."""
         self._step = self.current_epoch * int(self.trainer.num_training_batches)
         self._started = time.perf_counter()
-        self._train = torch.zeros(2, dtype=torch.float64, device=self.device)  # loss, images
+        self.train_total = torch.zeros(2, dtype=torch.float64, device=self.device)
 
     def training_step(self, batch: tuple[Tensor, Tensor]) -> None:
         """One step of the weights' optimiser and, every `assign_every` steps, of the one for S and T."""
@@ -112,7 +115,7 @@ class Classifier(lightning.LightningModule):
             optimizer.step()
         for scheduler in schedulers:
             scheduler.step()
-        self._train += torch.stack([loss.detach() * len(labels), loss.new_tensor(len(labels))])
+        self.train_total += torch.stack([loss.detach() * len(labels), loss.new_tensor(len(labels))])
 
     def _set_groups(self) -> bool:
         """Brings the layers to where this step of the training is; whether the groups may change in it."""
@@ -141,7 +144,7 @@ class Classifier(lightning.LightningModule):
     def on_train_epoch_end(self) -> None:
         """Measures: runs after this epoch's test and before its checkpoint is written."""
         epoch = self.current_epoch + 1
-        loss, images = self.trainer.strategy.reduce(self._train, reduce_op="sum").tolist()
+        loss, images = self.trainer.strategy.reduce(self.train_total, reduce_op="sum").tolist()
         losses = {"train_loss": loss / images, **self._test_statistics()}
         if not math.isfinite(losses["train_loss"]) or not math.isfinite(losses["test_loss"]):
             raise ValueError(
@@ -256,7 +259,9 @@ def fit(
     module = Classifier(settings.trained, dataset)
     checkpoint = folder / "last.ckpt"
     if checkpoint.exists():
-        check_checkpoint(checkpoint, settings.trained, module.dataset.fingerprint)
+        state = module.model.state_dict()
+        done = check_checkpoint(checkpoint, settings.trained, module.dataset.fingerprint, state)
+        print(f"{settings.trained.id}: resuming after epoch {done} of {settings.epochs} from {checkpoint}", flush=True)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no advertisements between the epochs
     with _algorithms_put_back():
         trainer = lightning.Trainer(
@@ -265,7 +270,7 @@ def fit(
             devices=devices,
             precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
             logger=False,
-            callbacks=[_WholeCheckpoint(checkpoint), *([TQDMProgressBar()] if progress else [])],
+            callbacks=[_WholeCheckpoint(checkpoint), *([LossBar()] if progress else [])],
             enable_progress_bar=progress,
             enable_model_summary=False,
             num_sanity_val_steps=0,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
-from flgc_lib.experiment import analysis
+from flgc_lib.experiment import analysis, contrasts
 from flgc_lib.experiment.analysis import Records, accuracy_by_groups
 from flgc_lib.experiment.grids import Grid
 from flgc_lib.figures import plots, worked_example
@@ -64,7 +64,7 @@ def _of_experiment(grid: Grid, network: str) -> tuple[Figure, ...]:
         ("accuracy-against-macs", "07", "Accuracy against actual MACs",
          plots.draw_accuracy_by_macs, accuracy_by_groups, 4.4),
         ("paired-differences", "07", "Paired differences in accuracy",
-         plots.draw_paired_differences, analysis.paired_differences, 3.4),
+         plots.draw_paired_differences, contrasts.paired_differences, 3.4),
         ("copies-by-layer", "06", "Copies that the rule makes, by layer, at the end",
          plots.draw_copies_by_layer, analysis.copies_by_layer, 3.6),
         ("moves-by-epoch", "06", "Moves of channels between groups",

@@ -9,7 +9,9 @@ import pandas as pd
 
 from flgc_lib.bench import report
 from flgc_lib.bench.candidates import BASELINE
-from flgc_lib.experiment.analysis import Records, accuracy_by_groups, answer, of_grid
+from flgc_lib.experiment import arms
+from flgc_lib.experiment.analysis import Records, accuracy_by, arm_columns, of_grid
+from flgc_lib.experiment.contrasts import answer
 from flgc_lib.experiment.grids import Grid
 from flgc_lib.grouping import check_choice
 
@@ -45,18 +47,48 @@ def _of_grid(kind: str, grid: str, results: Path) -> str:
     records = of_grid(cast(Grid, grid), results)
     if records.runs.empty:
         return ""
-    return answer(records) if kind == "answer" else _accuracy(records)
+    if kind == "table":
+        return _accuracy(records)
+    return _contrasts(records) if grid == "power" else answer(records)
+
+
+def _contrasts(records: Records) -> str:
+    """The contrasts of `power` with their verdicts, and what every arm costs and reaches."""
+    judged = [
+        {
+            "contrast": f"{row['arm']} − {row['baseline']}",
+            "G": row["groups"],
+            "points": f"{row['difference']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]",
+            "test images alone": f"± {row['images']:.2f}",
+            "test loss (nats)": f"{row['loss']:+.3f}",
+            "p (Holm)": f"{row['p']:.3f}",
+            "verdict": arms.verdict(row),
+        }
+        for row in arms.differences(records).to_dict("records")
+    ]
+    reached = [
+        {
+            "arm": row["arm"],
+            "G": row["groups"],
+            "test accuracy (%)": f"{row['accuracy']:.2f} [{row['low']:.2f}, {row['high']:.2f}]",
+            "seeds": row["seeds"],
+            "MACs (M)": f"{row['mega_macs']:.2f}",
+        }
+        for row in arms.costs(records).sort_values(["mega_macs", "accuracy"]).to_dict("records")
+    ]
+    done = f"{len(records.runs)} of {records.planned} runs are recorded."
+    return "\n\n".join([done, *(_markdown(rows) for rows in (judged, reached) if rows)])
 
 
 def _accuracy(records: Records) -> str:
     """Accuracy and costs of an experiment, a row a method and number of groups."""
     rows = []
-    for row in accuracy_by_groups(records).to_dict("records"):
+    arms = arm_columns(records.runs)
+    for row in accuracy_by(records, arms).to_dict("records"):
         spread = f" ± {row['spread']:.2f} [{row['low']:.2f}, {row['high']:.2f}]" if row["seeds"] > 1 else ""
         rows.append(
             {
-                "method": row["method"],
-                "G": row["groups"],
+                **{{"groups": "G"}.get(name, name): row[name] for name in arms},
                 "test accuracy (%)": f"{row['accuracy']:.2f}{spread}",
                 "seeds": row["seeds"],
                 "MACs (M)": f"{row['mega_macs']:.2f}",

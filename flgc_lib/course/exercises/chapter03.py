@@ -1,119 +1,146 @@
-"""Checks of notebook 03."""
+"""Checks of notebook 03's exercises."""
 
-from collections.abc import Callable
+import itertools
+import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from flgc_lib.course.exercises import NotYet, filled
-from flgc_lib.grouping import straight_through
-
-
-def exercise_1(answer: Callable[[list[int], list[int]], Tensor | None]) -> str:
-    """M from the group numbers of channels and filters."""
-    channel_groups, filter_groups = [0, 1, 1], [1, 0]
-    mask = _tensor(answer(channel_groups, filter_groups), (2, 3), "channels in groups [0, 1, 1], filters in [1, 0]")
-    wanted = torch.tensor([[0.0, 1, 1], [1, 0, 0]])
-    if torch.equal(mask, 1 - wanted):
-        raise NotYet("every entry is the wrong way round: 1 means that the filter sees the channel, same group")
-    if not torch.equal(mask, wanted):
-        raise NotYet(
-            f"for channels in groups [0, 1, 1] and filters in [1, 0] you gave {mask.int().tolist()}, but filter 0 "
-            "(group 1) sees channels 1 and 2, and filter 1 (group 0) sees channel 0: [[0, 1, 1], [1, 0, 0]]"
-        )
-    generator = torch.Generator().manual_seed(0)
-    channels, filters = torch.randint(5, (12,), generator=generator), torch.randint(5, (7,), generator=generator)
-    mask = _tensor(answer(channels.tolist(), filters.tolist()), (7, 12), "12 channels and 7 filters in 5 groups")
-    if not torch.equal(mask, (filters[:, None] == channels).float()):
-        raise NotYet("right for two groups, but not for five: compare group numbers, don't test for 0 and 1")
-    return "M[n, c] is 1 exactly where filter n and channel c are in the same group, for any number of groups."
+from flgc_lib.course.exercises.answers import NotYet, Student, draw, gradients_of, number, show, whole
 
 
-def exercise_2(answer: Callable[[Tensor, Tensor], Tensor | None]) -> str:
-    """The straight-through gradient by hand."""
-    generator = torch.Generator().manual_seed(0)
-    S = torch.randn(6, 4, generator=generator, dtype=torch.float64)
-    upstream = torch.randn(6, 4, generator=generator, dtype=torch.float64)
-    given = _tensor(answer(S, upstream), (6, 4), "S of 6 channels and 4 groups")
-    p = S.softmax(dim=1)
-    if torch.allclose(given, p * upstream):
-        raise NotYet(
-            "you gave p · u, the first half: raising one logit also lowers the other shares of its row; subtract "
-            "what the row gets on average, Σ_h p[c, h] u[c, h], from u before you multiply"
-        )
-    if torch.allclose(given, p * (upstream - upstream.mean(dim=1, keepdim=True))):
-        raise NotYet("the average over a row must be weighted by p: Σ_h p[c, h] u[c, h], not the plain mean of u")
-    if torch.allclose(given, p * (upstream - (p * upstream).sum())):
-        raise NotYet("the sum goes over the groups of one channel (dim=1, keepdim=True), not over all channels")
-    logits = S.clone().requires_grad_()
-    wanted = torch.autograd.grad((straight_through(logits, torch.zeros_like(S)) * upstream).sum(), logits)[0]
-    if not torch.allclose(given, wanted):
-        raise NotYet(
-            f"for channel 0 with p = {_short(p[0])} and u = {_short(upstream[0])} you gave {_short(given[0])}, "
-            f"autograd says {_short(wanted[0])}; try p · (u - Σ p u) on paper for this row"
-        )
-    return "The same as autograd's, to the last digit: p (u - Σ p u), and each row sums to zero."
+def exercise_1(answer: object) -> str:
+    """Which masks are B Aᵀ."""
+    hint = "`possible` returns nothing yet: True if some groups make the mask, False if none do."
+    student, generator = Student(answer, "possible", hint), torch.Generator().manual_seed(0)
+    shown = [[[1, 1, 0], [0, 0, 1]], [[1, 1, 0], [0, 1, 1]], [[1, 0], [0, 0]], [[0, 0], [0, 0]], [[1, 1], [1, 1]]]
+    masks = [torch.tensor(rows) for rows in shown]
+    for _ in range(20):
+        C, N, G = draw(3, 8, generator), draw(3, 8, generator), draw(2, 4, generator)
+        A, B = (F.one_hot(torch.randint(G, (rows,), generator=generator), G) for rows in (C, N))
+        other = (B @ A.T).clone()
+        other[draw(0, N - 1, generator), draw(0, C - 1, generator)] ^= 1
+        masks += [B @ A.T, other]
+    for M in masks:
+        clash = next((pair for pair in itertools.combinations(range(len(M)), 2) if _overlap(M, *pair)), None)
+        if clash is None:
+            why = "any two of its rows are equal or have no channel in common, so equal rows make a group."
+        else:
+            n, m = clash
+            channel = int((M[n] & M[m]).nonzero()[0])
+            why = f"filters {n} and {m} share channel {channel}, so they are in its group, yet their rows differ."
+        student.gives((M,), clash is None, why)
+    return "Two rows of M are equal, or they have nothing in common: one channel for two different groups takes a copy."
 
 
-def exercise_3(answer: Callable[[list[int], list[int]], int | None]) -> str:
-    """Connections of unequal groups."""
-    for channels, filters in (([16, 16], [16, 16]), ([24, 8], [24, 8]), ([24, 8], [8, 24]), ([5, 0, 3], [2, 4, 1])):
-        hint = "`connections` returned nothing yet: add up, over the groups, channels times filters"
-        given = filled(answer(channels, filters), hint)
-        wanted = sum(a * b for a, b in zip(channels, filters, strict=True))
-        if given == sum(channels) * sum(filters):
+def _overlap(M: Tensor, n: int, m: int) -> bool:
+    return bool((M[n] & M[m]).any()) and not torch.equal(M[n], M[m])
+
+
+def exercise_2(answer: object) -> str:
+    """How many steps a channel takes to its new group."""
+    hint = "`steps_until_move` returns nothing yet: take steps in a loop, and count them until the argmax is another."
+    student, generator = Student(answer, "steps_until_move", hint), torch.Generator().manual_seed(0)
+    shown = [(torch.tensor(s), torch.tensor([1.0, 0.0]), 1.0) for s in ([2.0, 0.0], [4.0, 0.0])]
+    hidden: list[tuple[Tensor, Tensor, float]] = []
+    while len(hidden) < 12:
+        G = draw(2, 6, generator)
+        s, u = 2 * torch.randn(G, generator=generator), torch.randn(G, generator=generator)
+        case = (s, u, (0.3, 1.0, 3.0)[len(hidden) % 3])
+        steps, sure = _steps(*case)
+        if sure and steps is not None and steps < 500:
+            hidden.append(case)
+    for s, u, rate in shown + hidden:
+        wanted = _steps(s, u, rate)[0] or 0  # of these cases every one moves
+        mistakes = {
+            "that is for steps along u itself, not along p (u - Σ p u).": _steps(s, u, rate, plain=True)[0],
+            "that is one step off: count a step when it is taken, and look at the argmax after it.": wanted - 1,
+            "one step more than needed: look at the argmax before each step.": wanted + 1,
+        }
+        why = f"from there p (u - Σ p u) moves the argmax from group {int(s.argmax())} after {wanted} steps."
+        student.gives((s, u, rate), wanted, why, mistakes, nothing=True)
+    for start, pull in (([2.0, 0.0, 1.0], [-1.0, 0.0, 1.0]), ([0.0, 1.0], [0.5, -0.5])):
+        why = "the channel is in the group with the smallest u already; its own logit rises the most, for ever."
+        student.gives((torch.tensor(start), torch.tensor(pull), 1.0), None, why)
+    return "A sure channel hardly feels the loss: its gradient has the factor p (1 - p), and fades as p nears 1."
+
+
+def _steps(s: Tensor, u: Tensor, rate: float, *, plain: bool = False) -> tuple[int | None, bool]:
+    """Steps until the argmax changes, None if never, and whether rounding can't change that number."""
+    s, u = s.double(), u.double()
+    own = int(s.argmax())
+    if u[own] == u.min():
+        return None, True
+    others, before = torch.arange(len(s)) != own, math.inf
+    for steps in range(2000):
+        gap = float(s[own] - s[others].max())
+        if gap < 0:
+            return steps, abs(gap) > 1e-3 and before > 1e-3
+        before, p = gap, s.softmax(dim=0)
+        s = s - rate * (u if plain else p * (u - (p * u).sum()))
+    return None, False
+
+
+def exercise_3(answer: object) -> str:
+    """Group sizes with the fewest connections."""
+    hint = (
+        "`cheapest` returns `...` yet: two lists of G sizes, channels and filters; begin with G = 2 and small numbers."
+    )
+    student, generator = Student(answer, "cheapest", hint), torch.Generator().manual_seed(0)
+    shown = [(4, 4, 2), (32, 32, 4), (6, 4, 1), (5, 5, 5)]
+    hidden = [(G + draw(0, 20, generator), G + draw(0, 20, generator), G) for G in (1, 2, 3, 5, 8)]
+    for C, N, G in shown + hidden:
+        called = student.called(C, N, G)
+        pair = student(C, N, G)
+        sizes = whole(pair, called)
+        if sizes.shape != (2, G):
+            raise NotYet(f"{called} should give two lists with a size for each group (G = {G}); yours is {show(pair)}.")
+        if bool((sizes < 1).any()):
+            raise NotYet(f"{called} gives {show(pair)}: every group has channels and filters, at least 1 of each.")
+        for total, row, what in ((C, sizes[0], "channels"), (N, sizes[1], "filters")):
+            if int(row.sum()) != total:
+                raise NotYet(f"{called} gives {show(pair)}: these are {int(row.sum())} {what}, not {total}.")
+        given, fewest = int((sizes[0] * sizes[1]).sum()), C * N if G == 1 else C + N - G
+        if given > fewest:
             raise NotYet(
-                f"you gave {given} for channels {channels} and filters {filters}: that is every filter with every "
-                "channel, a dense layer; a filter sees only the channels of its own group"
+                f"{called} gives {show(pair)}, which has {given} connections; {fewest} are possible: no group should "
+                "have many channels and many filters at once."
             )
-        if given != wanted:
-            raise NotYet(
-                f"for channels {channels} and filters {filters} you gave {given}; group by group it is "
-                + " + ".join(f"{a}·{b}" for a, b in zip(channels, filters, strict=True))
-                + f" = {wanted}"
-            )
-    return "24 + 8 channels cost more than 16 + 16 if the filters go along (640 against 512), and less if not (384)."
+    return "C + N - G connections, not C·N/G: few, but nearly every filter of such a layer sees one channel only."
 
 
-def exercise_4(answer: Callable[[Tensor], Tensor | None]) -> str:
+def exercise_4(answer: object) -> str:
     """A penalty that balances the groups."""
-    even = torch.zeros(8, 4, dtype=torch.float64)
-    uneven = torch.zeros(8, 4, dtype=torch.float64)
-    uneven[:, 0] = 2
-    uneven.requires_grad_()
     hint = "`imbalance` returned nothing yet: it takes S and returns one number, 0 when groups are equal"
-    at_even, at_uneven = filled(answer(even), hint), answer(uneven)
-    if not isinstance(at_even, Tensor) or not isinstance(at_uneven, Tensor) or at_uneven.ndim:
-        raise NotYet("return one number as a tensor (shape ()), so that `loss + imbalance(S)` can be differentiated")
-    if at_even.abs() > 1e-9 or at_uneven < 1e-6:
-        raise NotYet(
-            f"equal shares must give 0 and unequal ones more; you gave {at_even:.3g} for S = 0, where every group has "
-            f"the share 1/G, and {at_uneven.detach():.3g} where all channels prefer group 0"
-        )
-    if not at_uneven.requires_grad:
-        raise NotYet("no gradient reaches S: count with the softmax, not with the argmax, which has no gradient")
-    gradient = torch.autograd.grad(at_uneven, uneven)[0]
-    if not (gradient[:, 0] > 0).all() or not (gradient[:, 1:] < 0).all():
-        raise NotYet(
-            "its gradient must lower the logits of the full group (∂/∂S[:, 0] > 0) and raise those of the empty ones; "
-            f"yours for channel 0 is {_short(gradient[0])}"
-        )
-    sharp = torch.eye(4, dtype=torch.float64).repeat(2, 1) * 20
-    if answer(sharp).abs() > 1e-6:  # type: ignore[union-attr]
-        raise NotYet(
-            "eight channels in four groups of two, each of them sure of its group, are balanced, yet you gave "
-            f"{answer(sharp):.3g}: compare the groups' sizes (mean over channels) with 1/G, not each channel's softmax"
-        )
+    student, generator = Student(answer, "imbalance", hint), torch.Generator().manual_seed(0)
+    balanced = {
+        "S = 0 (8 channels, 4 groups)": torch.zeros(8, 4),
+        "8 channels that are sure of their group, two for each of 4 groups": 20 * torch.eye(4).repeat(2, 1),
+    }
+    for case, S in balanced.items():
+        value = number(student(S), student.called(S))
+        if not abs(value) <= 1e-5:
+            raise NotYet(f"`imbalance` of {case} is {value:.3g}, but should be 0: no group is expected larger.")
+        gradient = gradients_of(student, {"S": S}, torch.tensor(1.0))[0]
+        if not bool(gradient.isfinite().all()):
+            raise NotYet(
+                f"for {case} `imbalance` is 0, but its gradient is not finite; one step with it would ruin S. A root "
+                "has an infinite slope at 0: stay with squares."
+            )
+    same_mean = torch.tensor([[9.0, 0.0], [0.0, 3.0], [0.0, 3.0], [0.0, 3.0]])
+    pulled = [torch.randn(8, G, generator=generator) + 3 * F.one_hot(torch.tensor(0), G) for G in (2, 4, 6)]
+    for S in (same_mean, *pulled):
+        share = S.softmax(dim=1).mean(dim=0)
+        value = number(student(S), student.called(S))
+        if not value > 1e-6:
+            raise NotYet(
+                f"{student.called(S)} gives {value:.3g}, but must be above 0: the groups' expected shares are "
+                f"{show(share)}, the mean of the channels' softmax (not of their logits)."
+            )
+    for S in pulled:
+        gradient = gradients_of(student, {"S": S}, torch.tensor(1.0))[0]
+        after = (S - 0.01 * gradient / gradient.norm().clamp(min=1e-12)).softmax(dim=1).mean(dim=0)[0]
+        if not after < S.softmax(dim=1).mean(dim=0)[0]:
+            raise NotYet("a step against its gradient must drain group 0, which most channels prefer; yours doesn't.")
     return "Zero for equal groups, its gradient drains the full group, and channels may still be sure of their choice."
-
-
-def _tensor(value: object, shape: tuple[int, ...], case: str) -> Tensor:
-    filled(value, f"your function returned nothing yet; for {case} it should return a tensor of shape {shape}")
-    if not isinstance(value, Tensor) or value.shape != shape:
-        found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise NotYet(f"for {case} a tensor of shape {shape} is wanted, but you gave {found}")
-    return value.detach().to(torch.get_default_dtype() if not value.is_floating_point() else value.dtype)
-
-
-def _short(row: Tensor) -> str:
-    return "(" + ", ".join(f"{v:.2f}" for v in row.detach().tolist()) + ")"

@@ -1,102 +1,153 @@
-"""Checks of notebook 04."""
+"""Checks of notebook 04's exercises."""
 
-import math
-from collections.abc import Callable
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from flgc_lib.course.exercises import NotYet, filled
+from flgc_lib.course.exercises.answers import NotYet, Student, draw, filled, gradients_of, logits, number, show, whole
 from flgc_lib.grouping import duplicates, membership, thresholds
 
 SMALL = torch.tensor([[1.2, 0.9], [0.8, 0.1], [0.6, 0.5], [0.3, 1.0], [0.2, 0.4], [0.1, 0.7]])
 """S of exercise 4.1, six channels in two groups."""
 
 
-def exercise_1(answer: set[tuple[int, int]]) -> str:
+def exercise_1(answer: object) -> str:
     """The copies of a small S by hand."""
     filled(answer, "`copies` is still `...`: write a set of pairs (channel, group), for example {(4, 0), (5, 0)}")
-    given = {tuple(pair) for pair in answer}
-    members = membership(SMALL)
-    for channel, group in sorted(given):
-        if not (0 <= channel < 6 and 0 <= group < 2):
-            raise NotYet(f"({channel}, {group}) is not a pair (channel 0 … 5, group 0 … 1)")
-        if members[channel, group]:
-            raise NotYet(f"channel {channel} is in group {group} already: only channels from outside are copied")
+    given = _pairs(answer)
+    members, tau = membership(SMALL), thresholds(SMALL, membership(SMALL), 3)
     wanted = {(int(c), int(g)) for c, g in duplicates(SMALL, members, 3).nonzero()}
-    tau = thresholds(SMALL, members, 3)
     for channel, group in sorted(given - wanted):
+        if not (0 <= channel < 6 and 0 <= group < 2):
+            raise NotYet(f"({channel}, {group}) is not a pair (channel 0 … 5, group 0 … 1): the channel comes first.")
+        if members[channel, group]:
+            raise NotYet(
+                f"({channel}, {group}) says that channel {channel} is copied into group {group}, where it is already; "
+                "a pair is (channel, group), and only channels from outside are copied."
+            )
         raise NotYet(
             f"channel {channel} is not copied into group {group}: its score {SMALL[channel, group]:.2f} is not above "
-            f"τ({group}) = {tau[group]:.2f}, the mean of the group's three best members"
+            f"τ({group}) = {tau[group]:.2f}, the mean of the group's three best members."
         )
     if given != wanted:
-        raise NotYet("a copy is missing: compute τ of both groups, then compare every channel from outside with it")
+        raise NotYet("a copy is missing: compute τ of both groups, then compare every channel from outside with it.")
     return "τ = (0.87, 0.70): channel 0, with 0.90, is good enough for group 1 as well, and nothing else is."
 
 
-def exercise_2(answer: Callable[[list[float], int], float | None]) -> str:
-    """τ of one group, edge cases included."""
-    cases: tuple[tuple[list[float], int, float, str], ...] = (
-        ([2.0, 1.5, 1.0, 0.2], 3, 1.5, "four members: the three best are 2.0, 1.5 and 1.0"),
-        ([0.2, 1.0, 2.0, 1.5], 3, 1.5, "the same members in another order: look for the largest, not for the first"),
-        ([1.0, 0.4], 3, 0.7, "two members, fewer than k: the mean over the two"),
-        ([1.0, 0.4], 1, 1.0, "k = 1: the best member alone"),
-        ([-1.0], 3, -1.0, "one member: its own score, even if negative"),
-        ([], 3, math.inf, "no member: τ is +∞, so that an empty group imports nothing"),
+def _pairs(answer: object) -> set[tuple[int, int]]:
+    """Pairs in any form: a set, list or array of pairs."""
+    form = f"`copies` is {show(answer)}; write a set of pairs (channel, group), for example {{(4, 0), (5, 0)}}."
+    if not isinstance(answer, Iterable) or isinstance(answer, (str, dict)):
+        raise NotYet(form)
+    pairs = whole(list(answer), "`copies`")
+    if pairs.numel() == 0:
+        return set()
+    if pairs.ndim != 2 or pairs.shape[1] != 2:
+        raise NotYet(form)
+    return {(c, g) for c, g in pairs.tolist()}
+
+
+def exercise_2(answer: object) -> str:
+    """The score with which a channel is copied."""
+    hint = "`make_copy` returns nothing yet: compute τ(g) first; S[c, g] must be above it."
+    student, generator = Student(answer, "make_copy", hint), torch.Generator().manual_seed(0)
+    shown = [(torch.tensor([[1.0, 0.0], [0.4, 0.2], [0.1, 0.6]]), c, 1, 3) for c in (0, 1)]
+    empty = (torch.tensor([[1.0, 0.0, 0.5], [0.3, 0.1, 2.0], [0.2, 0.0, 1.0]]), 0, 1, 3)
+    hidden: list[tuple[Tensor, int, int, int]] = []
+    while len(hidden) < 30:
+        C, G, k = draw(4, 8, generator), draw(2, 3, generator), draw(1, 5, generator)
+        S, c = logits(C, G, generator), draw(0, C - 1, generator)
+        g = (int(S[c].argmax()) + draw(1, G - 1, generator)) % G
+        if abs(float(S[c].max() - thresholds(S, membership(S), k)[g])) > 1e-2:
+            hidden.append((S, c, g, k))
+    for S, c, g, k in (*shown, empty, *hidden):
+        _copies_there(student, S, c, g, k)
+    return (
+        "Only a channel whose own logit beats τ(g) can be copied into g: the rule favours what is wanted much anyway."
     )
-    for scores, top_k, wanted, why in cases:
-        try:
-            given = answer(list(scores), top_k)
-        except (ZeroDivisionError, IndexError, ValueError) as fault:
-            raise NotYet(f"members {scores}, k = {top_k} ends in {type(fault).__name__} ({fault}); {why}") from None
-        given = filled(given, "`threshold` returned nothing yet: it takes the members' scores and k, and returns τ")
-        if given != wanted and not abs(given - wanted) < 1e-6:
-            raise NotYet(f"for members with scores {scores} and k = {top_k} you gave {given}, not {wanted}; {why}")
-    return "The mean of the k best, of all if there are fewer, and +∞ if there are none."
 
 
-def exercise_3(answer: Callable[[Tensor, float], int | None]) -> str:
+def _copies_there(student: Student, S: Tensor, c: int, g: int, k: int) -> None:
+    called = student.called(S, c, g, k)
+    tau, own = float(thresholds(S, membership(S), k)[g]), float(S[c].max())
+    where = f"τ({g}) = {tau:.3g}, and channel {c} has {own:.3g} in its own group {int(S[c].argmax())}"
+    value = student(S, c, g, k, nothing=True)
+    if value is None:
+        if own > tau:
+            raise NotYet(f"{called} gives None, but there is a value: {where}.")
+        return
+    tried = S.clone().double()
+    tried[c, g] = given = number(value, called)
+    if given != given or abs(given) == float("inf"):
+        raise NotYet(f"{called} gives {show(value)}, which is no logit; if there is no value, return None.")
+    if int(tried[c].argmax()) != int(S[c].argmax()):
+        raise NotYet(f"{called} gives {given:.4g}: with it channel {c} moves to group {g}, and is no copy; {where}.")
+    if not duplicates(tried, membership(tried), k)[c, g]:
+        none = " No value between the two exists: return None." if own <= tau else ""
+        raise NotYet(f"{called} gives {given:.4g}, and nothing is copied: a score must be above τ; {where}.{none}")
+
+
+def exercise_3(answer: object) -> str:
     """The smallest k that copies enough."""
-    generator = torch.Generator().manual_seed(0)
-    for channels, groups, share in ((64, 16, 0.1), (64, 16, 0.2), (64, 8, 0.05)):
-        S = torch.randn(channels, groups, generator=generator)
-        hint = "`smallest_k` returned nothing yet: try k = 1, 2, 3, … and count the copies each time"
-        given = filled(answer(S, share), hint)
-        counts = [int(duplicates(S, membership(S), k).sum()) for k in range(1, channels + 1)]
-        wanted = next(k for k, copies in enumerate(counts, 1) if copies >= share * channels)
-        if given != wanted:
-            now = counts[given - 1] if 1 <= given <= channels else "no valid number of"
+    hint = "`smallest_k` returned nothing yet: try k = 1, 2, 3, … and count the copies each time"
+    student, generator = Student(answer, "smallest_k", hint), torch.Generator().manual_seed(0)
+    cases = 0
+    while cases < 12:
+        C, G = (64, 16) if cases < 2 else (2 ** draw(4, 6, generator), draw(2, 16, generator))
+        S = torch.randn(C, G, generator=generator)
+        counts = [int(duplicates(S, membership(S), k).sum()) for k in range(1, C + 1)]
+        least = draw(1, max(counts), generator) if max(counts) else 0
+        if least == 0:
+            continue
+        wanted, share = next(k for k, copies in enumerate(counts, 1) if copies >= least), (least - 0.5) / C
+        called = student.called(S, share)
+        given = number(student(S, share, wanted=wanted), called)
+        cases += 1
+        if given == wanted:
+            continue
+        if given not in range(1, C + 1):
+            raise NotYet(f"{called} gives {given:g}; k is a whole number from 1 to C = {C}.")
+        copies, need = counts[int(given) - 1], f"{share:.4g} · {C} = {share * C:g} are needed"
+        if copies >= least:
             raise NotYet(
-                f"for C = {channels}, G = {groups} and a share of {share:.0%}, k = {given} makes {now} copies; the "
-                f"smallest k with at least {share * channels:.1f} is another one: start at 1 and stop at the first"
+                f"{called}: k = {given:g} makes {copies} copies, and {need}; but a smaller k is enough already."
             )
+        raise NotYet(
+            f"{called}: k = {given:g} makes only {copies} copies, and {need}; k may be larger than G, up to C."
+        )
     return "A larger k averages over weaker members, lowers τ and copies more: k is the knob of the rule's generosity."
 
 
-def exercise_4(answer: Callable[[Tensor, Tensor, Tensor], Tensor | None]) -> str:
+def exercise_4(answer: object) -> str:
     """Copies that a learnable τ feels."""
-    generator = torch.Generator().manual_seed(0)
-    S = torch.randn(12, 4, generator=generator)
-    members = membership(S)
-    tau = (thresholds(S, members, 3) - 0.3).requires_grad_()
     hint = "`soft_copies` returned nothing yet: it should return a tensor of shape (C, G)"
-    given = filled(answer(S, members, tau), hint)
-    wanted = ((tau < S) & ~members).to(S)
-    if not isinstance(given, Tensor) or given.shape != S.shape or not torch.allclose(given.detach().to(S), wanted):
-        raise NotYet(
-            "forward, the result must be exactly the rule: 1.0 where a channel from outside has S > τ, else 0.0; "
-            "put the hard copies first, and add (soft - soft.detach())"
-        )
-    if not given.requires_grad:
-        raise NotYet("τ gets no gradient: the comparison S > τ has none; use a sigmoid of S - τ for the way back")
-    gradient = torch.autograd.grad(given.sum(), tau)[0]
-    if not (gradient < 0).all():
-        raise NotYet(
-            "a higher τ must mean fewer copies: the gradient of the number of copies by every τ(g) should be "
-            f"negative, yours is {[round(v, 2) for v in gradient.tolist()]}"
-        )
-    pulled = torch.autograd.grad((answer(S, members, tau) * members).sum(), tau)[0]  # type: ignore[operator]
-    if pulled.abs().max() > 0:
-        raise NotYet("members are no copies: multiply the soft part by ~members, so that they don't pull at τ")
+    student, generator = Student(answer, "soft_copies", hint), torch.Generator().manual_seed(0)
+    for C, G in ((8, 3), (6, 2), (9, 4)):
+        S = logits(C, G, generator)
+        members = membership(S)
+        tau = thresholds(S, members, 3).clamp(max=5) - 0.3
+        outside = int((~members[:, 0]).nonzero()[0])
+        tau[0] = S[outside, 0]  # a score that equals τ is no copy
+        wanted = (tau < S) & ~members
+        mistakes = {
+            "a score equal to τ is not above it: the comparison is strict.": (tau <= S) & ~members,
+            "members are there too, and a member is no copy.": tau < S,
+            "forward the copies must be hard, 0.0 or 1.0; add (soft - soft.detach()) to them.": torch.sigmoid(S - tau)
+            * ~members,
+        }
+        student.gives((S, members, tau), wanted, "1.0 where a channel from outside has S > τ, else 0.0.", mistakes)
+
+        def copies(t: Tensor, S: Tensor = S, members: Tensor = members) -> Tensor:
+            return student(S, members, t)
+
+        of_tau = Student(copies, "soft_copies", hint)
+        gradient = gradients_of(of_tau, {"τ": tau}, torch.ones(C, G))[0]
+        if not bool((gradient < 0).all()):
+            raise NotYet(
+                "a higher τ must mean fewer copies: the gradient of the number of copies by every τ(g) should be "
+                f"negative, yours is {show(gradient)}."
+            )
+        if bool(gradients_of(of_tau, {"τ": tau}, members.float())[0].abs().max() > 1e-6):
+            raise NotYet("members are no copies: multiply the soft part by ~members, so that they don't pull at τ.")
     return "Hard copies forward, a sigmoid's gradient backward: now τ can be an nn.Parameter."

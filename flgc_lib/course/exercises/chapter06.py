@@ -2,69 +2,142 @@
 
 import numpy as np
 
-from flgc_lib.course.exercises import NotYet, call
+from flgc_lib.course.exercises.answers import NotYet, Student, expect, read, whole
+
+STUB = "`{}` returns nothing yet: put an expression in place of `...`."
 
 
 def exercise_1(answer: object) -> str:
     """Flow between groups."""
-    before, after = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 1, 1, 1, 1, 0])
-    wanted = [[1, 2, 0], [0, 2, 0], [1, 0, 0]]
-    given = np.asarray(call(answer, "flow", before, after, 3))
-    if given.shape != (3, 3):
-        raise NotYet(f"`flow` gives shape {given.shape} for 3 groups: a row and a column for each group, also for an "
-                     "empty one.")  # fmt: skip
-    if given.tolist() == np.transpose(wanted).tolist():
-        raise NotYet("rows and columns are exchanged: the row is the group before, the column the group after.")
-    if given.tolist() != wanted:
-        raise NotYet(
-            f"for channels in groups {before.tolist()} before and {after.tolist()} after you gave {given.tolist()}; "
-            "two channels went from 0 to 1, so row 0, column 1 is 2, and all entries together are 6."
-        )
+    student, rng = Student(answer, "flow", STUB.format("flow")), np.random.default_rng(0)
+    cases = [(np.array([0, 0, 0, 1, 1, 2]), np.array([0, 1, 1, 1, 1, 0]), 3)]
+    for groups in (1, 2, 4, 5, 6):
+        low = rng.integers(max(1, groups - 1), size=(2, 12))  # the last group is empty, before and after
+        cases += [(*rng.integers(groups, size=(2, 15)), groups), (*low, groups)]
+    for before, after, groups in cases:
+        wanted = np.zeros((groups, groups), dtype=int)
+        np.add.at(wanted, (before, after), 1)
+        largest = int(max(before.max(), after.max())) + 1
+        mistakes = {
+            "rows and columns are exchanged: the row is the group before, the column the group after.": wanted.T,
+            "a row and a column for each of the groups, also for an empty one.": wanted[:largest, :largest],
+            "each entry is 1 at most: count all channels that go the same way, also if there are several.": wanted > 0,
+            "those are shares; wanted are numbers of channels.": wanted / len(before),
+        }
+        why = "row i, column j is the number of channels that were in group i and are in group j."
+        student.gives((before, after, groups), wanted, why, mistakes)
     return "Right: stayed on the diagonal, moved beside it, and the rows sum to the old sizes."
 
 
 def exercise_2(answer: object) -> str:
     """An order in which groups show, the best of each first."""
-    groups_of, scores = np.array([1, 0, 2, 1, 0, 0]), np.array([0.5, 0.1, 0.9, 0.7, 0.8, 0.2])
-    given = [int(i) for i in call(answer, "strongest_first", groups_of, scores)]
-    if given == sorted(groups_of.tolist()):
-        raise NotYet("these are the sorted group numbers; wanted are the channels' places, to index with.")
-    if sorted(given) != list(range(6)):
-        raise NotYet(f"`strongest_first` gives {given}: every channel 0 … 5 must be there once.")
-    if groups_of[given].tolist() != [0, 0, 0, 1, 1, 2]:
-        raise NotYet(f"in your order {given} the groups are {groups_of[given].tolist()}, not sorted.")
-    if given != [4, 5, 1, 3, 0, 2]:
-        raise NotYet(f"{given} is sorted by group, but inside a group the scores are {scores[given].tolist()}: the "
-                     "largest comes first.")  # fmt: skip
+    student, rng = Student(answer, "strongest_first", STUB.format("strongest_first")), np.random.default_rng(0)
+    cases = [(np.array([1, 0, 2, 1, 0, 0]), np.array([0.5, 0.1, 0.9, 0.7, 0.8, 0.2]))]
+    cases += [(rng.integers(5, size=C), scale * rng.standard_normal(C)) for C in (4, 9, 16) for scale in (1, 100)]
+    for groups_of, scores in cases:
+        wanted = np.lexsort((-scores, groups_of))
+        mistakes = {
+            "inside a group the largest score comes first, not the smallest.": np.lexsort((scores, groups_of)),
+            "these are the sorted group numbers; wanted are the channels' places, to index with.": np.sort(groups_of),
+            "sorted by score alone; the group counts first.": np.argsort(-scores),
+            "sorted by group alone; inside a group the largest score comes first.": np.argsort(
+                groups_of, kind="stable"
+            ),
+            "that is where each channel goes to; wanted is which channel comes first, second, …": np.argsort(wanted),
+        }
+        called = student.called(groups_of, scores)
+        value = student(groups_of, scores, wanted=wanted)
+        given = read(value, called)
+        if sorted(given.flatten().tolist()) == list(range(len(scores))):
+            order = given.flatten().numpy().astype(int)
+            why = f"in your order the groups are {groups_of[order].tolist()} and the scores {_short(scores[order])}."
+        else:
+            why = f"every channel 0 … {len(scores) - 1} must be there once."
+        expect(called, value, wanted, why, mistakes)
     return "Right: groups lie together, and each begins with the channel that fits it best."
 
 
 def exercise_3(answer: object) -> str:
     """Who is copied where."""
-    inputs = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1], [1, 1, 1]], dtype=bool)
-    own = np.array([0, 1, 2, 2])
-    given = [(int(c), int(g)) for c, g in call(answer, "copies", inputs, own)]
-    if len(given) == int(inputs.sum()):
-        raise NotYet("you list every membership; a channel's own group, `own[c]`, is no copy.")
-    if sorted(given) == [(1, 1), (3, 1), (3, 2)]:
-        raise NotYet("you take the first group of a row as its own, but channel 1's own group is 1, see `own`.")
-    if sorted(given) != [(1, 0), (3, 0), (3, 1)]:
-        raise NotYet(f"you gave {given}, but channel 1 (own group 1) is copied into 0, and channel 3 (own group 2) "
-                     "into 0 and 1.")  # fmt: skip
-    return "Right: three copies of two channels."
+    student, rng = Student(answer, "copies", STUB.format("copies")), np.random.default_rng(0)
+    cases = [
+        (np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1], [1, 1, 1]], dtype=bool), np.array([0, 1, 2, 2])),
+        (np.eye(3, dtype=bool), np.arange(3)),
+    ]
+    for channels, groups in ((6, 2), (8, 4), (5, 5), (10, 3)):
+        own = rng.integers(groups, size=channels)
+        inputs = rng.random((channels, groups)) < 0.4
+        inputs[np.arange(channels), own] = True
+        cases.append((inputs, own))
+    for inputs, own in cases:
+        called = student.called(inputs, own)
+        given = student(inputs, own)
+        pairs = whole(list(given) if isinstance(given, (set, frozenset)) else given, called)
+        if pairs.numel() and (pairs.ndim != 2 or pairs.shape[1] != 2):
+            raise NotYet(
+                f"{called} should give a list of pairs (channel, group), yours has shape {tuple(pairs.shape)}."
+            )
+        found = sorted((int(c), int(g)) for c, g in pairs.reshape(-1, 2).tolist())
+        members = [(int(c), int(g)) for c, g in np.argwhere(inputs)]
+        wanted = [(c, g) for c, g in members if g != own[c]]
+        if found == wanted:
+            continue
+        first = [(c, g) for c, g in members if g != inputs[c].argmax()]
+        if found == members:
+            raise NotYet(f"{called}: you list every membership; a channel's own group, `own[c]`, is no copy.")
+        if found == first:
+            raise NotYet(f"{called}: there the first group of a row counts as its own, but the own group is in `own`.")
+        if sorted((g, c) for c, g in found) == wanted:
+            raise NotYet(f"{called}: a pair is (channel, group), the channel first.")
+        more, less = sorted(set(found) - set(wanted)), sorted(set(wanted) - set(found))
+        if more:
+            raise NotYet(
+                f"{called}: {more[0]} is no copy; a copy (c, g) has inputs[c, g] and a group g other than own[c]."
+            )
+        if less:
+            c, g = less[0]
+            raise NotYet(f"{called}: {less[0]} is missing: channel {c}, of group {own[c]}, works in group {g} as well.")
+        raise NotYet(f"{called}: each copy once; yours are {found}.")
+    return "Right: one pair for each copy, and none for a channel in its own group."
 
 
 def exercise_4(answer: object) -> str:
     """Pairs that stay together, whatever the groups are called."""
-    before, renamed = np.array([0, 0, 1, 1]), np.array([1, 1, 0, 0])
-    value = float(call(answer, "together", before, renamed))
-    if abs(value - 1) > 1e-9:
-        raise NotYet(f"groups 0 and 1 only exchanged their numbers, so all pairs are still together: 1, not {value:g}.")
-    before, after = np.array([0, 0, 0, 1, 1]), np.array([0, 0, 1, 1, 1])
-    value = float(call(answer, "together", before, after))
-    if abs(value - 0.5) > 1e-9:
-        raise NotYet(
-            f"before, four pairs are together: (0, 1), (0, 2), (1, 2), (3, 4). After {after.tolist()} two still "
-            f"are, (0, 1) and (3, 4): 0.5, not {value:g}. Count each pair once, and no channel with itself."
-        )
+    student, rng = Student(answer, "together", STUB.format("together")), np.random.default_rng(0)
+    cases = [
+        (
+            np.array([0, 0, 1, 1]),
+            np.array([1, 1, 0, 0]),
+            "groups 0 and 1 only exchanged their numbers, and all pairs stay.",
+        ),
+        (np.array([0, 0, 0, 1, 1]), np.array([0, 0, 1, 1, 1]), "of (0, 1), (0, 2), (1, 2), (3, 4) two still are."),
+    ]
+    for groups in (2, 3, 4):
+        for channels in (8, 13):
+            before, after = rng.integers(groups, size=(2, channels))
+            cases.append((before, after, "count each pair of channels once, and no channel with itself."))
+    for before, after, why in cases:
+        pairs = np.triu_indices(len(before), k=1)
+        was, now = ((x[:, None] == x)[pairs] for x in (before, after))
+        full = [x[:, None] == x for x in (before, after)]
+        mistakes = {
+            "that is the share of channels whose group has the same number; the number does not matter.": (
+                before == after
+            ).mean(),
+            "that counts each channel as a pair with itself.": full[1][full[0]].mean(),
+            "that is the share of pairs that are as before, together or apart; only those together before count.": (
+                was == now
+            ).mean(),
+            "that is of the pairs together after, those who were before; it is asked the other way round.": was[
+                now
+            ].mean()
+            if now.any()
+            else 0.0,
+            "that is of all pairs; the share is of those that were together before.": (was & now).mean(),
+        }
+        student.gives((before, after), now[was].mean(), why, mistakes)
     return "Right: who shares a group matters, and what the group is called does not."
+
+
+def _short(values: np.ndarray) -> list[float]:
+    return [round(float(v), 2) for v in values]

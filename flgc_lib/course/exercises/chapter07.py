@@ -1,76 +1,141 @@
 """Checks of the exercises of notebook 07."""
 
+import itertools
+import math
+
 import numpy as np
 
-from flgc_lib.course.exercises import NotYet, call
+from flgc_lib.course.exercises.answers import NotYet, Student, read, show
+
+STUB = "`{}` returns nothing yet: put an expression in place of `...`."
 
 
 def exercise_1(answer: object) -> str:
     """Mean paired difference in percentage points."""
-    method, baseline = {0: 0.62, 1: 0.66, 2: 0.90}, {1: 0.65, 0: 0.60, 3: 0.10}
-    value = float(call(answer, "paired", method, baseline))
-    if abs(value - 0.015) < 1e-9:
-        raise NotYet("0.015 is right as a share; give percentage points, 100 times that.")
-    if abs(value + 1.5) < 1e-9:
-        raise NotYet("the sign is the wrong way round: method minus baseline.")
-    unpaired = 100 * (sum(method.values()) - sum(baseline.values())) / 3
-    if abs(value - unpaired) < 1e-6:
-        raise NotYet("you subtract the means over *different* seeds; use the seeds that both have, here 0 and 1.")
-    if abs(value - 1.5) > 1e-9:
-        raise NotYet(f"you gave {value:g}; both have seeds 0 (62 − 60 = 2 points) and 1 (66 − 65 = 1 point), so 1.5.")
-    return "Right: 1.5 points, from the two seeds that both methods were run with."
+    student, rng = Student(answer, "paired", STUB.format("paired")), np.random.default_rng(0)
+    cases = [({0: 0.62, 1: 0.66, 2: 0.90}, {1: 0.65, 0: 0.60, 3: 0.10})]
+    for _ in range(6):
+        pair = [
+            dict(zip(rng.permutation(9)[:n].tolist(), rng.integers(500, 900, n) / 1000, strict=True)) for n in (7, 6)
+        ]
+        cases.append(tuple({seed: float(v) for seed, v in side.items()} for side in pair))  # type: ignore[arg-type]
+    for method, baseline in cases:
+        seeds = sorted(method.keys() & baseline.keys())
+        differences = [100 * (method[s] - baseline[s]) for s in seeds]
+        wanted = float(np.mean(differences))
+        unpaired = 100 * (np.mean(list(method.values())) - np.mean(list(baseline.values())))
+        mistakes = {
+            "right as a share; give percentage points, 100 times that.": wanted / 100,
+            "the sign is the wrong way round: method minus baseline.": -wanted,
+            "that subtracts the means over *different* seeds; use the seeds that both have.": unpaired,
+            "that is the median of the differences; the mean is asked for.": float(np.median(differences)),
+            "that is the sum of the differences; divide by the number of seeds that both have.": sum(differences),
+            "divide by the number of seeds that both have, not by all.": sum(differences) / len(method),
+        }
+        why = f"both have the seeds {seeds}; there the differences are {[round(d, 1) for d in differences]} points."
+        student.gives((method, baseline), wanted, why, mistakes)
+    return "Right: in points, and only from the seeds that both methods were run with."
 
 
 def exercise_2(answer: object) -> str:
     """A bootstrap interval."""
-    values = np.arange(100, dtype=float)
-    low, high = (float(x) for x in call(answer, "bootstrap", values))
-    if low > high:
-        raise NotYet("the lower end comes first.")
-    if high - low > 80:
+    student, rng = Student(answer, "bootstrap", STUB.format("bootstrap")), np.random.default_rng(0)
+    samples = [np.arange(100.0)]
+    samples += [m + s * rng.standard_normal(n) for m, s, n in ((5, 1, 40), (-2, 0.1, 64), (0, 7, 25), (100, 3, 90))]
+    ratios = []
+    for values in samples:
+        called, mean, spread = student.called(values), values.mean(), values.std() / math.sqrt(len(values))
+        given = student(values)
+        ends = read(given, called)
+        if ends.shape != (2,):
+            raise NotYet(f"{called} should give two numbers, the lower and the upper end; yours is {show(given)}.")
+        low, high = ends.tolist()
+        target = f"near [{mean - 1.96 * spread:.4g}, {mean + 1.96 * spread:.4g}]"
+        if low > high:
+            raise NotYet("the lower end comes first.")
+        if np.allclose([low, high], np.quantile(values, [0.025, 0.975]), atol=spread):
+            raise NotYet(
+                f"[{low:.4g}, {high:.4g}] holds 95 % of the *values*; wanted are 95 % of the *means* of "
+                f"resampled values, {target}."
+            )
+        if high - low < 0.2 * spread:
+            raise NotYet(
+                f"[{low:.4g}, {high:.4g}] is next to nothing wide: draw with replacement, as many values as there are."
+            )
+        if abs((low + high) / 2 - mean) > 0.5 * spread or not 1 < (high - low) / (2 * spread) < 3:
+            raise NotYet(
+                f"{called} gives [{low:.4g}, {high:.4g}]; it should be {target}: the 2.5 % and 97.5 % quantiles of at "
+                "least a thousand means of as many values, drawn with replacement."
+            )
+        ratios.append((high - low) / (2 * spread))
+    width = float(np.mean(ratios))
+    if abs(width - 1.96) > 0.12:
         raise NotYet(
-            f"[{low:.1f}, {high:.1f}] holds 95 % of the *values*; wanted are 95 % of the *means* of resampled values."
+            f"over five samples your intervals reach {width:.2f} standard errors to each side, not 1.96: are the "
+            "quantiles 2.5 % and 97.5 %, and is every draw as large as the sample?"
         )
-    if high - low < 0.1:
-        raise NotYet("your means are all (nearly) the same: draw with replacement, as many values as there are.")
-    if abs((low + high) / 2 - 49.5) > 1 or abs((high - low) / 2 - 5.66) > 0.5:
+    skewed = np.array([0.0] * 9 + [10.0])
+    low = float(read(student(skewed), "`bootstrap`")[0])
+    if low < -1e-9:
         raise NotYet(
-            f"for the values 0 … 99 you gave [{low:.1f}, {high:.1f}]; it should be near [43.8, 55.2]: the 2.5 % and "
-            "97.5 % quantiles of at least a thousand means."
+            f"for {skewed.tolist()} the lower end is {low:.3g}, but no mean of resampled values is below 0: take "
+            "quantiles of the means, not mean ± 1.96 standard errors."
         )
-    return "Right: near 49.5 ± 1.96 · 28.9 / √100."
+    return "Right: as wide as mean ± 1.96 standard errors where values are normal, and never beyond the values."
 
 
 def exercise_3(answer: object) -> str:
     """How many seeds an effect needs."""
-    value = call(answer, "seeds_needed", 0.5, 0.3)
-    if value == int(1.96 * 0.5 / 0.3) + 1:
-        raise NotYet("the half-width falls with √n: to halve it takes four times as many seeds. Square the ratio.")
-    if float(value) != int(value):
-        raise NotYet(f"{value:g} seeds can't be run: round up to a whole number, for example with `math.ceil`.")
-    if int(value) != 11:
-        raise NotYet(
-            f"for sd = 0.5 and difference = 0.3 you gave {value}; 1.96 · 0.5 / √10 = 0.31 is still too wide, and "
-            "1.96 · 0.5 / √11 = 0.295 is not: 11."
+    student, rng = Student(answer, "seeds_needed", STUB.format("seeds_needed")), np.random.default_rng(0)
+    cases = [(0.5, 0.3), (0.5, 0.1), (1.0, 0.98), (0.2, 3.0)]
+    cases += [(round(float(sd), 2), round(float(d), 2)) for sd, d in rng.uniform(0.1, 1, (12, 2))]
+    for sd, difference in cases:
+        exact = (1.96 * sd / difference) ** 2
+        wanted = math.ceil(exact - 1e-9)
+        if abs(exact - round(exact)) < 1e-6 and (sd, difference) != (1.0, 0.98):
+            continue  # rounding would decide
+        mistakes = {
+            "the half-width falls with √n: to halve it takes four times as many seeds. Square the ratio.": math.ceil(
+                1.96 * sd / difference
+            ),
+            "rounded down or to the nearest; then the interval is still too wide: round up.": wanted - 1,
+            "one seed too many: there the half-width *is* at most the difference with one less.": wanted + 1,
+            "that is the whole width of the interval, not half of it: 1.96 · sd / √n.": math.ceil(4 * exact),
+            "seeds can't be run in part: round up to a whole number, for example with `math.ceil`.": exact,
+        }
+        why = f"1.96 · {sd} / √{wanted} = {1.96 * sd / math.sqrt(wanted):.4g} is at most {difference}" + (
+            f", and with {wanted - 1} it is {1.96 * sd / math.sqrt(wanted - 1):.4g}." if wanted > 1 else "."
         )
-    if int(call(answer, "seeds_needed", 0.5, 0.1)) != 97:
-        raise NotYet("for a difference of 0.1 it takes 97 seeds: 1.96 · 0.5 / √97 = 0.0995.")
-    return "Right: 11 seeds for 0.3 points, and 97 for 0.1."
+        student.gives((sd, difference), wanted, why, mistakes)
+    return "Right: 11 seeds for 0.3 points at a spread of 0.5, and 97 for 0.1."
 
 
 def exercise_4(answer: object) -> str:
     """The sign-flip test."""
-    value = float(call(answer, "sign_flip", [1.0, 2.0, 3.0]))
-    if abs(value - 1 / 8) < 1e-9:
-        raise NotYet("1/8 counts one side only; a mean of −2 is as extreme as +2: compare absolute values.")
-    if abs(value) < 1e-9:
-        raise NotYet("the observed signs are among the 8 ways themselves, so the share can't be 0: count with ≥.")
-    if abs(value - 1 / 4) > 1e-9:
-        raise NotYet(
-            f"for [1, 2, 3] you gave {value:g}: of the 8 ways to give signs only + + + and − − − have a mean of "
-            "at least 2 in size, so 2/8."
+    student, rng = Student(answer, "sign_flip", STUB.format("sign_flip")), np.random.default_rng(0)
+    cases = [[1.0, 2.0, 3.0], [0.5, -0.5, 1.0, 0.2, 0.3]]
+    cases += [[int(v) / 10 for v in rng.integers(-6, 9, n)] for n in (2, 3, 4, 5, 6, 6, 7)]
+    for differences in cases:
+        tenths = [round(10 * d) for d in differences]
+        sums = [
+            sum(s * d for s, d in zip(signs, tenths, strict=True))
+            for signs in itertools.product((1, -1), repeat=len(tenths))
+        ]
+        observed, ways = abs(sum(tenths)), len(sums)
+        extreme = sum(abs(s) >= observed for s in sums)
+        mistakes = {
+            "that counts one side only; a mean of -2 is as extreme as +2: compare absolute values.": (
+                sum(s >= sum(tenths) for s in sums) / ways
+            ),
+            "the observed signs are among the ways themselves, and equal means count: ≥, not >.": (
+                sum(abs(s) > observed for s in sums) / ways
+            ),
+            "that is the number of ways; divide by 2ⁿ.": extreme,
+            "that is the share of the ways that are *less* extreme.": 1 - extreme / ways,
+        }
+        why = (
+            f"{extreme} of the {ways} ways to choose signs have a mean of at least {observed / 10 / len(tenths):.3g} "
+            "in size; does rounding make equal means differ? Compare with ≥ observed - 1e-12."
         )
-    value = float(call(answer, "sign_flip", [0.5, -0.5, 1.0, 0.2, 0.3]))
-    if abs(value - 12 / 32) > 1e-9:
-        raise NotYet(f"for [0.5, −0.5, 1, 0.2, 0.3] it is 12/32, not {value:g}; does rounding make equal means differ?")
+        student.gives((differences,), extreme / ways, why, mistakes)
     return "Right. With five seeds it can't be below 2/32 = 6 %, however large the effect: that is what five seeds are."

@@ -1,0 +1,49 @@
+"""Tasks on the machines of a Ray cluster; docs/cluster.md says how to make one."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+RETRIES = 3
+"""How often a task is done again whose machine, or process, died."""
+
+
+def each(
+    work: Callable[..., T],
+    tasks: Sequence[Any],
+    address: str,
+    *,
+    cores: int,
+    gpus: float,
+    **options: Any,  # noqa: ANN401
+) -> Iterator[T]:
+    """Does every task on some machine of the cluster, and gives what comes back as it comes.
+
+    Args:
+        work: takes a task and the options; importable on every machine of the cluster.
+        tasks: what to do, in the order in which machines are free.
+        address: as `ray.init` takes it: host:6379 or "auto" on a machine of the cluster, ray://host:10001 elsewhere.
+        cores: of a machine that a task takes.
+        gpus: of a machine that a task takes; 0.25 for four tasks on one.
+        options: of `work`.
+
+    Raises:
+        ValueError: if Ray is not installed, or there is no cluster at the address.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise ValueError(f"a cluster at {address!r} needs Ray: type `pip install -e '.[cluster]'`") from error
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ValueError(f"there is no Ray cluster at {address!r} ({str(error).splitlines()[0]})") from error
+    try:
+        remote = ray.remote(num_cpus=cores, num_gpus=gpus, max_retries=RETRIES)(work)
+        waiting = [remote.remote(task, **options) for task in tasks]
+        while waiting:
+            (ready,), waiting = ray.wait(waiting, num_returns=1)
+            yield ray.get(ready)
+    finally:
+        ray.shutdown()

@@ -1,0 +1,77 @@
+"""The experiment `power` judged, on made-up records."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from flgc_lib.experiment import arms
+from flgc_lib.experiment.analysis import of_grid
+from flgc_lib.experiment.grids import grid, power_arms
+from flgc_lib.experiment.records import stored, write_record
+
+
+@pytest.fixture
+def powered(record, tmp_path):
+    """Writes runs of arms at G = 16, accuracy and processor by seed, tested on 16 images; reads them as `power`."""
+
+    def write(accuracies, processor=lambda seed: "one"):
+        for arm, by_seed in accuracies.items():
+            for seed, hits in by_seed.items():
+                settings = replace(power_arms(16, seed)[arm], data="tiny")
+                row, epochs = record(settings, test_accuracy=hits / 16, test_loss=1 - hits / 16)
+                row["processor"] = processor(seed) if arm == "flgc" else "one"
+                write_record(tmp_path, row, epochs, stored({}, torch.arange(16) < hits))
+        return of_grid("power", tmp_path)
+
+    return write
+
+
+def test_every_contrast_is_of_arms_that_the_experiment_has_and_counts_are_those_of_the_protocol():
+    names = set(power_arms(16, 0))
+    assert {name for contrast in arms.SECONDARY for name in contrast} <= names
+    assert len(arms.SECONDARY) * len(arms.JUDGED) == 24
+    planned = {s.id for s in grid("power")}
+    missing = {power_arms(g, s)[a].id for g in arms.JUDGED for s in range(arms.SEEDS) for a in names} - planned
+    assert not missing
+
+
+def test_differences_by_hand(powered):
+    flgc, copies = {0: 8, 1: 9, 2: 10}, {0: 10, 1: 9, 2: 13}
+    (row,) = arms.differences(powered({"flgc": flgc, "flgc-dup": copies})).to_dict("records")
+    assert (row["arm"], row["baseline"], row["groups"], row["seeds"]) == ("flgc-dup", "flgc", 16, 3)
+    points = 100 * np.array([2, 0, 3]) / 16
+    half = 4.302653 * points.std(ddof=1) / 3**0.5
+    assert [row["difference"], row["low"], row["high"]] == pytest.approx(
+        [points.mean(), points.mean() - half, points.mean() + half]
+    )
+    assert row["loss"] == pytest.approx(-points.mean() / 100)
+    of_image = np.zeros(16)  # a third for each seed in which only flgc-dup is right
+    of_image[[8, 9]] += 1 / 3
+    of_image[[10, 11, 12]] += 1 / 3
+    assert row["images"] == pytest.approx(100 * 1.959964 * of_image.std(ddof=1) / 4)
+
+
+def test_runs_on_two_processors_make_no_pair(powered):
+    both = {seed: 8 for seed in range(3)}
+    records = powered({"flgc": both, "equal": both}, processor=lambda seed: "two" if seed == 1 else "one")
+    table = arms.differences(records)
+    assert table[["arm", "baseline", "seeds"]].values.tolist() == [["flgc", "equal", 2]]
+
+
+def test_verdicts_wait_for_all_seeds_and_are_corrected(powered):
+    far = {seed: 8 + seed % 2 for seed in range(10)}
+    near = {seed: 12 + (seed + 1) % 2 for seed in range(10)}
+    table = arms.differences(powered({"flgc": far, "flgc-dup": near, "equal": dict(list(far.items())[:9])}))
+    assert table.apply(arms.verdict, axis="columns").tolist() == ["higher", "open: 9 of 10 seeds"]
+    assert table["p"].tolist()[1] == 1  # a contrast without a difference
+    assert arms.verdict(table.iloc[0].to_dict() | {"p": 0.06}) == "not separable"
+    assert arms.verdict(table.iloc[0].to_dict() | {"difference": -1.0}) == "lower"
+
+
+def test_costs_of_the_arms(powered):
+    table = arms.costs(powered({"dense": {0: 12, 1: 13}, "equal": {0: 8}}))
+    assert table[["arm", "groups", "seeds"]].values.tolist() == [["dense", 1, 2], ["equal", 16, 1]]
+    assert table["accuracy"].tolist() == pytest.approx([100 * 12.5 / 16, 50])
+    assert table["mega_macs"].iloc[0] == 2
