@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from flgc_lib.clustered import ClusteredConv2d
 from flgc_lib.grouping import check_choice, connection_mask
 from flgc_lib.layers import FLGConv2d
 from flgc_lib.methods import Method, method_layer
@@ -77,14 +78,17 @@ def layer_for(problem: Planted, method: str, *, seed: int, known: Known = "nothi
     Args:
         problem: gives the sizes, and what is known.
         method: "grouped" (contiguous, fixed), "random" (drawn, fixed), "masked" (FLGC with the masked estimator),
-            "flgc", "flgc-dup" (with the rule) or "flgc-randdup" (as many copies, of channels drawn at random).
+            "flgc", "flgc-dup" (with the rule), "flgc-randdup" (as many copies, of channels drawn at random) or
+            "cluster" (equal groups from the weights, which need a soft start in `fit_planted`).
         seed: of W, S and T.
         known: what is given and not learned: the groups of the filters, and the weights too.
 
     Raises:
         ValueError: for an unknown method or `known`.
     """
-    check_choice("method", method, Literal["grouped", "random", "masked", "flgc", "flgc-dup", "flgc-randdup"])
+    check_choice(
+        "method", method, Literal["grouped", "random", "masked", "flgc", "flgc-dup", "flgc-randdup", "cluster"]
+    )
     check_choice("known", known, Known)
     torch.manual_seed(seed)
     (C, G), N = problem.inputs.shape, len(problem.filters)
@@ -125,13 +129,36 @@ def least_error(problem: Planted) -> float:
     return float((energy.sum(dim=0) - energy.max(dim=0).values).sum() / energy.sum())
 
 
+<<<<<<< HEAD
+def fit_planted(
+    layer: FLGConv2d,
+    problem: Planted,
+    *,
+    steps: int,
+    learning_rate: float = 0.03,
+    logit_learning_rate: float = 0.01,
+    soft_start: float = 0.0,
+    regroup_every: int = 50,
+    every: int = 10,
+    watch: Callable[[], object] | None = None,
+) -> dict[str, list[float]]:
+    """Fits a layer to a planted problem with Adam, one optimiser for W and one for S and T.
+=======
 def fit_planted(layer: FLGConv2d, problem: Planted, *, steps: int, every: int = 10) -> dict[str, list[float]]:
     """Fits a layer to a planted problem with Adam: one optimiser for W, at 0.03, and one for S and T, at 0.01.
+>>>>>>> refs/heads/build
 
     Args:
         layer: from `layer_for`.
         problem: the same.
         steps: of gradient descent on the exact expected error.
+<<<<<<< HEAD
+        learning_rate: of W.
+        logit_learning_rate: of S and T.
+        soft_start: share of the steps in which the weights outside the groups fade out; after it the groups stay.
+        regroup_every: steps of a soft start from one choice of groups by the weights to the next.
+=======
+>>>>>>> refs/heads/build
         every: how many steps between two entries of the history; the state after the last step is added.
 
     Returns:
@@ -153,6 +180,11 @@ def fit_planted(layer: FLGConv2d, problem: Planted, *, steps: int, every: int = 
             history["copies"].append(int(layer.input_membership().sum()) - C)
         if step == steps:
             return history
+        if soft_start:
+            layer.softness = max(0.0, 1 - step / (soft_start * steps))
+            layer.learns = layer.softness > 0
+            if isinstance(layer, ClusteredConv2d) and layer.learns and step % regroup_every == 0:
+                layer.regroup()
         loss = (layer(x) - y).square().sum() / layer.out_channels
         layer.zero_grad()
         loss.backward()
