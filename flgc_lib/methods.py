@@ -156,7 +156,7 @@ def method_layer(
                 in_channels,
                 out_channels,
                 kernel_size,
-                groups,
+                groups=groups,
                 stride=stride,
                 padding=padding,
                 duplicate_top_k=None if facts.copies in ("none", "share") else top_k,

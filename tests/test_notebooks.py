@@ -31,7 +31,7 @@ except ImportError as error:
         "flgc_lib is not installed here: type `make run` in the repository, then `make lab`"
     ) from error
 course.start("NN")"""
-CARD = re.compile(r"### Exercise (\d+\.\d+) (●○○|●●○|●●●) · \d+ minutes\n")
+CARD = re.compile(r"### (?:Exercise \d+\.|Step )(\d+) (?:●○○|●●○|●●●) · \d+ minutes\n")
 
 
 def read(path):
@@ -122,19 +122,23 @@ def sections_in_order(notebook, lesson):
 
 
 def exercises_are_complete(notebook, lesson):
-    problems, found = [], 0
+    """Exercises "3.1", "3.2" … and the steps of what the student builds, "3.step1", "3.step2" …: all of one form."""
+    problems, found = [], {"Exercise": 0, "Step": 0}
+    chapter = int(lesson.number)
     for place, cell in enumerate(notebook.cells):
-        if cell.cell_type != "markdown" or not cell.source.startswith("### Exercise "):
+        kind = next((k for k in found if cell.source.startswith(f"### {k} ")), None)
+        if cell.cell_type != "markdown" or kind is None:
             continue
-        found += 1
+        found[kind] += 1
         stub, check, hints, solution = notebook.cells[place + 1 : place + 5]
         card = CARD.match(cell.source + "\n")
         name = cell.source.splitlines()[0]
-        if not card or card.group(1) != f"{int(lesson.number)}.{found}":
-            problems.append(f"{name}: not `### Exercise {int(lesson.number)}.{found} ●○○ · 5 minutes`")
+        number = f"{chapter}.{found[kind]}" if kind == "Exercise" else f"{chapter}.step{found[kind]}"
+        if not card or card.group(1) != str(found[kind]):
+            problems.append(f"{name}: not `### Exercise {number} ●○○ · 5 minutes`, or `### Step {found[kind]} …`")
         if tags(stub) != ["exercise"]:
             problems.append(f"{name}: no stub below its card")
-        if tags(check) != [CHECKED] or not check.source.startswith(f'check("{int(lesson.number)}.{found}", '):
+        if tags(check) != [CHECKED] or not check.source.startswith(f'check("{number}", '):
             problems.append(f"{name}: no check below its stub")
         if hints.source.count("<summary>Hint ") != 2 or hints.source.count("</details>") != 2:
             problems.append(f"{name}: not two hints below its check")
@@ -142,8 +146,9 @@ def exercises_are_complete(notebook, lesson):
             problems.append(f"{name}: no solution below its hints")
         if not solution.source.startswith("<details><summary>Solution</summary>"):
             problems.append(f"{name}: its solution is not folded away")
-    stray = sum(bool({"exercise", "solution"} & set(tags(cell))) for cell in notebook.cells) - 2 * found
-    return problems + ([f"{stray} stubs or solutions without card"] * bool(stray)) + ["fewer than three"] * (found < 3)
+    stray = sum(bool({"exercise", "solution"} & set(tags(cell))) for cell in notebook.cells) - 2 * sum(found.values())
+    few = ["fewer than three"] if found["Exercise"] < 3 else []
+    return problems + ([f"{stray} stubs or solutions without card"] * bool(stray)) + few
 
 
 def stubs_are_not_yet_right(notebook, lesson):

@@ -14,7 +14,7 @@ from flgc_lib.experiment.grids import Grid
 from flgc_lib.figures import plots, worked_example
 from flgc_lib.figures.blocks import draw_blocks
 from flgc_lib.figures.groups import draw_example_groups, draw_example_masks, draw_example_rule
-from flgc_lib.figures.speed import draw_speed, speed
+from flgc_lib.figures.speed import draw_engine_speed, draw_speed, engine_speed, speed
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,15 @@ FIGURES = (
         "PyTorch with folded norms (`flgc bench`, data/results/bench.csv).",
         draw_speed,
         speed,
+    ),
+    Figure(
+        "engine-speed",
+        "08",
+        "The same in other engines and precisions, and by the kernel: for groups of equal and of unequal size, placed "
+        "at random, and for fixed ones.",
+        draw_engine_speed,
+        engine_speed,
+        8.0,
     ),
     *_of_experiment("quick", "a three-block net"),
     Figure(

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from flgc_lib.bench import report
-from flgc_lib.bench.candidates import BASELINE
-from flgc_lib.figures.styles import STYLES
+from flgc_lib.bench.candidates import BASELINE, ENGINES
+from flgc_lib.figures.styles import LINES, MARKERS, STYLES
 
 _COLUMNS = ["stem", "batch", "threads", "candidate", "groups", "mmacs", "milliseconds", "times_faster"]
 _LINES = {"frozen": "-", "frozen, PyTorch": "-.", "onnxruntime": "--", "eager": ":", "masked": ":"}
@@ -22,23 +22,63 @@ _NETWORKS: dict[str, dict[str, Any]] = {
 """Colour and marker of each network: its method's, as everywhere."""
 
 
+_OTHERS = [called for called in ENGINES.values() if called != "onnxruntime"]
+_KINDS = ("equal", "grouped", "flgc")
+"""What the networks of the engines' figure are: each has its method's colour."""
+
+
 def speed(results: Path) -> pd.DataFrame:
-    """What the figure shows of the benchmark's records."""
-    return report.read(results).filter(_COLUMNS)
+    """What the figure shows of the benchmark's records: our own forms, PyTorch's, and onnxruntime in fp32."""
+    rows = _all(results)
+    return rows if rows.empty else rows[~_in_other_engines(rows) & ~rows["candidate"].str.startswith("equal")]
+
+
+def engine_speed(results: Path) -> pd.DataFrame:
+    """What the figure of engines shows: every engine and precision, and the kernel, where they were measured."""
+    rows = _all(results)
+    if rows.empty:
+        return rows
+    names = [BASELINE, *(f"{kind} {how}" for kind in _KINDS for how in ("frozen", *ENGINES.values()))]
+    case = [rows[name] for name in ("stem", "batch", "threads")]
+    measured = _in_other_engines(rows).groupby(case).transform("any")
+    return rows[measured & rows["candidate"].isin(names)]
 
 
 def draw_speed(numbers: pd.DataFrame, canvas: Canvas) -> None:
     """Times faster than dense against the number of groups, a panel for each combination, with what MACs promise."""
     candidates = sorted(numbers["candidate"][numbers["groups"] > 1].unique())
+    _draw(numbers, canvas, {name: _look(name) for name in candidates})
+
+
+def draw_engine_speed(numbers: pd.DataFrame, canvas: Canvas) -> None:
+    """The same for every engine and precision, by line and marker; the kind of groups is the colour."""
+    styles = {}
+    for kind in _KINDS:
+        for order, how in enumerate(("frozen", *ENGINES.values())):
+            look = {"linestyle": LINES[order % len(LINES)], "marker": MARKERS[order % len(MARKERS)]}
+            styles[f"{kind} {how}"] = {"color": STYLES[kind]["color"], **look}
+    measured = set(numbers["candidate"])
+    _draw(numbers, canvas, {name: style for name, style in styles.items() if name in measured})
+
+
+def _all(results: Path) -> pd.DataFrame:
+    return report.read(results).filter(_COLUMNS)
+
+
+def _in_other_engines(rows: pd.DataFrame) -> pd.Series:
+    return rows["candidate"].str.endswith(tuple(_OTHERS))
+
+
+def _draw(numbers: pd.DataFrame, canvas: Canvas, styles: dict[str, dict[str, Any]]) -> None:
     cases = list(numbers.groupby(["stem", "batch", "threads"], sort=True))
     rows = -(-len(cases) // 2)
     canvas.set_figheight(1.9 + 2 * rows)
     panels = canvas.subplots(rows, 2, sharex=True, sharey=True, squeeze=False).ravel()
     for axes, (case, found) in zip(panels, cases, strict=False):
         stem, batch, threads = cast(tuple[str, int, int], case)
-        for name in candidates:
+        for name, style in styles.items():
             line = found[found["candidate"] == name].sort_values("groups")
-            axes.plot(line["groups"], line["times_faster"], label=name, markersize=4, **_look(name))
+            axes.plot(line["groups"], line["times_faster"], label=name, markersize=4, **style)
         dense = found[found["candidate"] == BASELINE]["mmacs"].iloc[0]
         promised = found[found["candidate"] == "grouped frozen"].sort_values("groups")
         axes.plot(promised["groups"], dense / promised["mmacs"], label="MACs of equal groups", color="0.8", linewidth=4,
