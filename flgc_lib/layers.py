@@ -4,12 +4,14 @@ Source: Motohashi and Yamauchi, sections 2-3 and 3; Wang et al. 2019.
 """
 
 import math
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.utils import _pair
 
+from flgc_lib.compact import compact_conv2d, equal_groups, pays
 from flgc_lib.grouping import (
     Estimator,
     check_choice,
@@ -28,7 +30,9 @@ class FLGConv2d(nn.Module):
 
     Input (B, C, H, W), output (B, N, H', W') as in `nn.Conv2d`. Any number of groups from 1 to min(C, N) is legal;
     groups may be unequal, overlap and be empty, and a filter whose group has no channel outputs its bias, or 0.
-    With one group the layer is exactly `nn.Conv2d`.
+    With one group the layer is exactly `nn.Conv2d`. It is built differently: `groups` is required, all arguments behind
+    the kernel size go by keyword (the fourth of `nn.Conv2d` is its stride), there is no bias unless one is asked for,
+    padding is a number and with zeros.
 
     Args:
         in_channels: C.
@@ -42,6 +46,8 @@ class FLGConv2d(nn.Module):
         duplicate_top_k: None for FLGC; k for the paper's rule (3 in the paper), applied in every forward pass.
         score: what the rule compares, "logit" (S itself, the paper's wording) or "softmax" (its row softmax).
         estimator: gradient of the choice, see `grouping.straight_through`.
+        device: as in `nn.Conv2d`.
+        dtype: as in `nn.Conv2d`.
 
     Attributes:
         weight: W, shape (N, C, kh, kw). Weights behind the mask exist, so that a channel can move, but are not used.
@@ -49,11 +55,13 @@ class FLGConv2d(nn.Module):
         input_logits: S, shape (C, G), drawn from N(0, 1).
         filter_logits: T, shape (N, G), drawn from N(0, 1).
         learns: whether S and T get a gradient in this pass; without, it is cheaper.
+        compact: whether a layer whose groups rest, and are equal and without copies, is computed by groups where that
+            is faster. Its last digits then differ from those with the mask; off by default, so that records repeat.
         softness: the share of a weight outside its group that counts all the same; 0 but for a soft start, in which
             all weights train before the groups close.
 
     Raises:
-        ValueError: for groups outside 1 … min(C, N), top_k below 1, an unknown score or estimator.
+        ValueError: for padding in words, groups outside 1 … min(C, N), top_k below 1, an unknown score or estimator.
 
     Example:
         >>> layer = FLGConv2d(64, 32, 3, groups=8, padding=1, duplicate_top_k=3)
@@ -68,8 +76,8 @@ class FLGConv2d(nn.Module):
         in_channels: int,
         out_channels: int,
         kernel_size: int | tuple[int, ...],
-        groups: int,
         *,
+        groups: int,
         stride: int | tuple[int, ...] = 1,
         padding: int | tuple[int, ...] = 0,
         dilation: int | tuple[int, ...] = 1,
@@ -77,8 +85,14 @@ class FLGConv2d(nn.Module):
         duplicate_top_k: int | None = None,
         score: Score = "logit",
         estimator: Estimator = "full",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        if isinstance(padding, str):
+            raise ValueError(
+                f"padding={padding!r} must be a number, or (vertical, horizontal): {kernel_size}//2 is 'same'"
+            )
         if groups < 1:
             raise ValueError(f"groups={groups} must be at least 1")
         for channels, name in ((in_channels, "in_channels"), (out_channels, "out_channels")):
@@ -99,11 +113,13 @@ class FLGConv2d(nn.Module):
         self.score = score
         self.estimator: Estimator = estimator
         self.learns = True
+        self.compact = False
         self.softness = 0.0
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, *self.kernel_size))
-        self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
-        self.input_logits = nn.Parameter(torch.empty(in_channels, groups))
-        self.filter_logits = nn.Parameter(torch.empty(out_channels, groups))
+        empty = partial(torch.empty, device=device, dtype=dtype)
+        self.weight = nn.Parameter(empty(out_channels, in_channels, *self.kernel_size))
+        self.bias = nn.Parameter(empty(out_channels)) if bias else None
+        self.input_logits = nn.Parameter(empty(in_channels, groups))
+        self.filter_logits = nn.Parameter(empty(out_channels, groups))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -119,13 +135,23 @@ class FLGConv2d(nn.Module):
         """conv(x, W ⊙ M); the mask follows S and T of this moment."""
         if isinstance(x, fx.Proxy):
             return self._as_leaf(x)
-        return masked_conv2d(x, self.weight, self._mask(), self.bias, self.stride, self.padding, self.dilation)
+        geometry = (self.stride, self.padding, self.dilation)
+        if self.compact and not self._learning() and self.softness == 0:
+            groups = equal_groups(self.input_membership(), self.filter_membership())
+            if groups is not None and pays(self.weight, x, self.stride, self.padding):
+                return compact_conv2d(x, self.weight, groups, self.bias, *geometry)
+        return masked_conv2d(x, self.weight, self._mask(), self.bias, *geometry)
+
+    def _learning(self) -> bool:
+        """Whether S or T gets a gradient."""
+        return self.learns and (self.input_logits.requires_grad or self.filter_logits.requires_grad)
 
     def _mask(self) -> Tensor:
         """M, shape (N, C), not yet hard in a soft start, and with the gradient to S and T if they learn."""
         # Autocast would multiply the two 0/1 matrices in bf16 for nothing and round the gradients of S and T.
-        with torch.autocast(self.weight.device.type, enabled=False):
-            if self.learns and (self.input_logits.requires_grad or self.filter_logits.requires_grad):
+        kind = self.weight.device.type
+        with torch.autocast(kind if torch.amp.is_autocast_available(kind) else "cpu", enabled=False):
+            if self._learning():
                 A = straight_through(self.input_logits, self.input_membership(), estimator=self.estimator)  # (C, G)
                 B = straight_through(self.filter_logits, self.filter_membership(), estimator=self.estimator)  # (N, G)
                 mask = connection_mask(A, B)

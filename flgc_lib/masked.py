@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from flgc_lib.grouping import is_watched
+
 Pair = tuple[int, int]
 
 
@@ -32,10 +34,12 @@ def masked_conv2d(
     Returns:
         (B, N, H', W').
     """
+    if is_watched():  # in operations that PyTorch can differentiate and batch in every way
+        return F.conv2d(x, weight * mask[:, :, None, None].to(weight.dtype), bias, stride, padding, dilation)
     if x.is_contiguous(memory_format=torch.channels_last):
         if weight.shape[2:] == (1, 1) and padding == (0, 0):
             return _pointwise(x, weight, mask, bias, stride)
-        if dilation == (1, 1) and _has_one_position(x, weight, stride, padding):
+        if dilation == (1, 1) and has_one_position(x, weight, stride, padding):
             return _at_one_position(x, weight, mask, bias, padding)
     return F.conv2d(x, _masked(weight, mask, x), bias, stride, padding, dilation)
 
@@ -46,7 +50,7 @@ def _pointwise(x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None, str
     return F.linear(pixels, _masked(weight, mask, x)[:, :, 0, 0], bias).movedim(-1, 1)
 
 
-def _has_one_position(x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> bool:
+def has_one_position(x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> bool:
     """Whether the kernel fits the padded image in one place only and that place meets the image."""
     sizes = zip(x.shape[2:], weight.shape[2:], stride, padding, strict=True)
     return all(pad < kernel <= size + 2 * pad < kernel + step for size, kernel, step, pad in sizes)
@@ -63,8 +67,10 @@ def _at_one_position(x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | Non
 
 def _masked(weight: Tensor, mask: Tensor, x: Tensor) -> Tensor:
     """W ⊙ M in the type in which a convolution of x works."""
-    autocast = torch.is_autocast_enabled(x.device.type)
-    dtype = torch.get_autocast_dtype(x.device.type) if autocast else weight.dtype
+    kind = x.device.type
+    autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    narrowed = autocast and weight.dtype != torch.float64  # which autocast leaves alone
+    dtype = torch.get_autocast_dtype(kind) if narrowed else weight.dtype
     return _MaskedWeight.apply(weight, mask, dtype)
 
 

@@ -55,19 +55,19 @@ def test_a_grouped_convolution():
 
 def test_unequal_groups():
     # 4, 1 and 2 channels; 1, 3 and 2 filters.
-    layer = with_groups(FLGConv2d(7, 6, 3, 3, bias=True), [0, 0, 0, 0, 1, 2, 2], [0, 1, 1, 1, 2, 2])
+    layer = with_groups(FLGConv2d(7, 6, 3, groups=3, bias=True), [0, 0, 0, 0, 1, 2, 2], [0, 1, 1, 1, 2, 2])
     weights = (4 * 1 + 1 * 3 + 2 * 2) * 9
     assert count(layer, (7, 6, 8)) == Cost(weights + 6, weights * 4 * 6)
 
 
 def test_an_empty_group_costs_nothing():
-    layer = with_groups(FLGConv2d(4, 4, 1, 3), [0, 0, 1, 1], [0, 1, 2, 2])
+    layer = with_groups(FLGConv2d(4, 4, 1, groups=3), [0, 0, 1, 1], [0, 1, 2, 2])
     assert count(layer, (4, 5, 5)) == Cost(2 + 2, (2 + 2) * 25)
 
 
 @pytest.mark.parametrize(("top_k", "score", "extra"), [(None, "logit", 0), (3, "logit", 1), (3, "softmax", 0)])
 def test_a_copied_channel_is_counted_in_every_group_that_it_is_in(top_k, score, extra):
-    layer = FLGConv2d(8, 4, 3, 2, padding=1, duplicate_top_k=top_k, score=score)
+    layer = FLGConv2d(8, 4, 3, groups=2, padding=1, duplicate_top_k=top_k, score=score)
     layer.input_logits.data.copy_(worked_example.S)
     layer.filter_logits.data.copy_(worked_example.T)
     weights = (4 * 2 + (4 + extra) * 2) * 9  # 4 channels and 2 filters a group; the copy is in group 1
@@ -76,7 +76,7 @@ def test_a_copied_channel_is_counted_in_every_group_that_it_is_in(top_k, score, 
 
 def test_overlapping_groups_against_a_loop():
     torch.manual_seed(0)
-    layer = FLGConv2d(20, 13, 3, 6, duplicate_top_k=3)
+    layer = FLGConv2d(20, 13, 3, groups=6, duplicate_top_k=3)
     inputs, filters = layer.input_membership(), layer.filter_membership()
     assert inputs.sum() > 20
     weights = sum(int(inputs[:, g].sum()) * int(filters[:, g].sum()) for g in range(6)) * 9
@@ -102,7 +102,7 @@ def test_linear_layers_at_one_and_many_positions():
 
 def test_parameters_are_what_inference_needs():
     torch.manual_seed(0)
-    layer = FLGConv2d(12, 8, 3, 4, bias=True)
+    layer = FLGConv2d(12, 8, 3, groups=4, bias=True)
     model = nn.Sequential(layer, nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 2, 1))
     connected = int(layer.connection_mask().sum()) * 9
     assert connected < layer.weight.numel()
@@ -112,10 +112,10 @@ def test_parameters_are_what_inference_needs():
 def test_half_precision_does_not_round_the_count():
     for dtype in (torch.bfloat16, torch.float64):
         torch.manual_seed(0)
-        layer = FLGConv2d(64, 64, 3, 8)
+        layer = FLGConv2d(64, 64, 3, groups=8)
         assert connections(layer.to(dtype)) == connections(layer.float())
         assert count(layer.to(dtype), (64, 8, 8)).macs == connections(layer) * 36
-    assert connections(FLGConv2d(512, 256, 1, 1).half()) == 512 * 256, "more than half precision can hold"
+    assert connections(FLGConv2d(512, 256, 1, groups=1).half()) == 512 * 256, "more than half precision can hold"
 
 
 # PyTorch's counter

@@ -45,7 +45,6 @@ ROOMS = {
     "tests/": "dev",
 }
 NEEDED_WITHOUT_IMPORT = {
-    "numpy": "Tensor.numpy(), whose arrays SciPy takes",
     "pyarrow": "pandas reads the hub's parquet files with it",
     "onnx": "torch.onnx writes with it",
     "onnxscript": "torch.onnx writes with it",

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from flgc_lib.bench import candidates, report
+from flgc_lib.bench import candidates, gpu, report
 from flgc_lib.bench.candidates import Candidate
 from flgc_lib.bench.settings import BenchSettings
 from flgc_lib.cost import count
@@ -33,10 +33,14 @@ def bench(settings: BenchSettings) -> pd.DataFrame:
     Returns:
         The rows of this call; columns as described in docs/performance.md.
     """
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            "device='cuda' needs an NVIDIA GPU that PyTorch sees; leave it out to measure on the processor"
+        )
     frames = []
     for stem in settings.stems:
         for batch in settings.batches:
-            for threads in settings.threads:
+            for threads in settings.threads if settings.device == "cpu" else settings.threads[:1]:
                 with _threads(threads) as number:
                     frame = _measure(settings, stem, batch, number)
                 print(f"\n{stem}, {report.load(batch, number)}\n{report.summary(frame)}")
@@ -51,7 +55,11 @@ def _measure(settings: BenchSettings, stem: Stem, batch: int, threads: int) -> p
     x = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
     dense_macs = count(resnet50(stem=stem), (3, size, size)).macs
     chosen: list[Candidate] = []
-    for candidate in candidates.build(stem, settings.groups, x, settings.results, settings.trained_run):
+    if settings.device == "cuda":
+        found = gpu.build(stem, settings.groups, x.cuda())
+    else:
+        found = candidates.build(stem, settings.groups, x, settings.results, settings.trained_run)
+    for candidate in found:
         wanted = not settings.only or candidate.name == candidates.BASELINE or candidate.name.startswith(settings.only)
         if wanted and candidate.prepare():
             chosen.append(candidate)
@@ -76,7 +84,7 @@ def _measure(settings: BenchSettings, stem: Stem, batch: int, threads: int) -> p
         }
         for candidate, (first, median, third) in zip(chosen, quartiles, strict=True)
     ]
-    return pd.DataFrame(rows).assign(**_versions())
+    return pd.DataFrame(rows).assign(**_versions(torch.device(settings.device)))
 
 
 def _alternate(chosen: list[Candidate], repetitions: int) -> np.ndarray:
@@ -109,13 +117,13 @@ def _threads(number: int) -> Iterator[int]:
             os.sched_setaffinity(0, cores)
 
 
-def _versions() -> dict[str, str]:
+def _versions(device: torch.device) -> dict[str, str]:
     found = {
-        "processor": processor_name(torch.device("cpu")),
+        "processor": processor_name(device),
         "system": platform.system(),
         "torch": torch.__version__,
     }
-    for package in ("numba", "onnxruntime"):
+    for package in ("numba", "onnxruntime", "openvino"):
         try:
             found[package] = __import__(package).__version__
         except ImportError:

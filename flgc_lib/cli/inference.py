@@ -5,6 +5,8 @@ from pathlib import Path
 import tyro
 
 from flgc_lib.bench.settings import BenchSettings
+from flgc_lib.files import ROOT
+from flgc_lib.frozen.engines import Engine, Precision
 
 
 def freeze(checkpoint: Path, output: Path, *, batch: int = 1, size: int = 32, tune: bool = True) -> None:
@@ -21,6 +23,49 @@ def freeze(checkpoint: Path, output: Path, *, batch: int = 1, size: int = 32, tu
 
     freeze_checkpoint(checkpoint, output, batch=batch, size=size, tune=tune)
     print(f"{output}: {output.stat().st_size / 1e6:.2f} MB, from {checkpoint.stat().st_size / 1e6:.2f} MB")
+
+
+def export(
+    checkpoint: Path,
+    output: Path,
+    *,
+    engine: Engine,
+    precision: Precision = "fp32",
+    calibrate: str | None = None,
+    batch: int = 1,
+    size: int = 32,
+    root: Path = ROOT,
+    results: Path | None = None,
+) -> None:
+    """Write a trained network for another inference engine, in the form that is fastest there on this machine.
+
+    Args:
+        checkpoint: last.ckpt of a run, in data/runs/<run>/.
+        output: file to write, ending in .onnx, or in .xml for openvino, which puts the weights beside it.
+        engine: onnx is what onnxruntime runs and others read.
+        precision: int8 is quantised by onnxruntime's tools and needs --calibrate; bf16 is openvino's.
+        calibrate: name of a dataset: int8 finds the ranges of its maps from the first 512 training images, and the
+            network is tested on its test images, before and after.
+        batch: images at once that it is tuned for.
+        size: their height and width, pixels.
+        root: folder of datasets.
+        results: folder of records, whose engines.csv gets a row about the test.
+    """
+    from flgc_lib.experiment.deploy import export_checkpoint
+
+    print(
+        export_checkpoint(
+            checkpoint,
+            output,
+            engine=engine,
+            precision=precision,
+            calibrate=calibrate,
+            batch=batch,
+            size=size,
+            root=root,
+            results=results,
+        )
+    )
 
 
 def bench(settings: tyro.conf.OmitArgPrefixes[BenchSettings]) -> None:

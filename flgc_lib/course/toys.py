@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from flgc_lib.clustered import ClusteredConv2d
 from flgc_lib.grouping import check_choice, connection_mask
 from flgc_lib.layers import FLGConv2d
 from flgc_lib.methods import Method, method_layer
@@ -78,7 +79,8 @@ def layer_for(problem: Planted, method: str, *, seed: int, known: Known = "nothi
     Args:
         problem: gives the sizes, and what is known.
         method: "grouped" (contiguous, fixed), "random" (drawn, fixed), "masked" (FLGC with the masked estimator),
-            "flgc", "flgc-dup" (with the rule) or "flgc-randdup" (as many copies, of channels drawn at random).
+            "flgc", "flgc-dup" (with the rule), "flgc-randdup" (as many copies, of channels drawn at random) or
+            "cluster" (equal groups from the weights, which need a soft start in `fit_planted`).
         seed: of W, S and T.
         known: what is given and not learned: the groups of the filters, and the weights too.
         top_k: k of the rule.
@@ -86,7 +88,9 @@ def layer_for(problem: Planted, method: str, *, seed: int, known: Known = "nothi
     Raises:
         ValueError: for an unknown method or `known`.
     """
-    check_choice("method", method, Literal["grouped", "random", "masked", "flgc", "flgc-dup", "flgc-randdup"])
+    check_choice(
+        "method", method, Literal["grouped", "random", "masked", "flgc", "flgc-dup", "flgc-randdup", "cluster"]
+    )
     check_choice("known", known, Known)
     torch.manual_seed(seed)
     (C, G), N = problem.inputs.shape, len(problem.filters)
@@ -134,6 +138,8 @@ def fit_planted(
     steps: int,
     learning_rate: float = 0.03,
     logit_learning_rate: float = 0.01,
+    soft_start: float = 0.0,
+    regroup_every: int = 50,
     every: int = 10,
     watch: Callable[[], object] | None = None,
 ) -> dict[str, list[float]]:
@@ -145,6 +151,8 @@ def fit_planted(
         steps: of gradient descent on the exact expected error.
         learning_rate: of W.
         logit_learning_rate: of S and T.
+        soft_start: share of the steps in which the weights outside the groups fade out; after it the groups stay.
+        regroup_every: steps of a soft start from one choice of groups by the weights to the next.
         every: how many steps between two entries of the history; the state after the last step is added.
         watch: called at every entry of the history, for example to keep a copy of S.
 
@@ -169,6 +177,11 @@ def fit_planted(
                 watch()
         if step == steps:
             return history
+        if soft_start:
+            layer.softness = max(0.0, 1 - step / (soft_start * steps))
+            layer.learns = layer.softness > 0
+            if isinstance(layer, ClusteredConv2d) and layer.learns and step % regroup_every == 0:
+                layer.regroup()
         loss = (layer(x) - y).square().sum() / layer.out_channels
         layer.zero_grad()
         loss.backward()

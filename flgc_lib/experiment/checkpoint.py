@@ -115,12 +115,23 @@ def freeze_checkpoint(
         tune: whether to time the forms of every layer on this machine; without, the likely fastest are taken.
 
     Raises:
-        ValueError: if the file is no checkpoint of this library.
+        ValueError: if the file is no checkpoint of this library, or the one to write; or if the run's groups have not
+            closed yet.
     """
+    if output.exists() and output.samefile(checkpoint):
+        raise ValueError(
+            f"{output} is the checkpoint itself, which would be lost; give another path for what is frozen"
+        )
     saved, state = read_checkpoint(checkpoint, advice="give the path of a run's last.ckpt")
+    closing = saved.settings.soft_start * saved.settings.epochs
+    if len(saved.history) < closing:
+        raise ValueError(
+            f"the run of {checkpoint} is in its soft start: after {len(saved.history)} epochs its groups are still "
+            f"open, they close after {closing:g}; resume it with the command that started it, then freeze"
+        )
     model = saved.settings.network(len(state["fc.bias"]))
     model.load_state_dict(state)
-    example = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0)) if tune else None
-    frozen = freeze(model, example)
+    example = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
+    frozen = freeze(model, example, tune=tune)
     save(frozen, output)
     return frozen

@@ -229,6 +229,17 @@ def _algorithms_put_back() -> Iterator[None]:
         torch.backends.cudnn.benchmark = benchmark
 
 
+def check_fits(settings: Settings, dataset: Dataset) -> None:
+    """Refuses settings that their network, or the dataset, does not allow.
+
+    Raises:
+        ValueError: for example for too many groups, or a batch of more images than there are.
+    """
+    settings.network(len(dataset.classes))
+    held = dataset.hold_out(settings.hold_out) if settings.hold_out else dataset
+    Batches(held.train_images, held.train_labels, settings.batch, shuffle_seed=settings.seed)
+
+
 def fit(
     settings: Settings,
     dataset: Dataset,

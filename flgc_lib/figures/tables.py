@@ -9,7 +9,7 @@ import pandas as pd
 
 from flgc_lib.bench import report
 from flgc_lib.bench.candidates import BASELINE
-from flgc_lib.experiment import arms
+from flgc_lib.experiment import arms, deploy
 from flgc_lib.experiment.analysis import Records, accuracy_by, arm_columns, of_grid
 from flgc_lib.experiment.contrasts import answer
 from flgc_lib.experiment.grids import Grid
@@ -23,8 +23,9 @@ def filled(document: Path, results: Path) -> str:
     """The text of a document with its tables and answers computed anew from the records.
 
     A table stands between the lines `<!-- table: GRID -->` and `<!-- /table -->`, the answer to the paper's question
-    between `<!-- answer: GRID -->` and `<!-- /answer -->`, and so on for all of `KINDS`; the benchmark's tables
-    stand as that of the grid `bench`. One without records stays as it is.
+    between `<!-- answer: GRID -->` and `<!-- /answer -->`, and so on for all of `KINDS`. Tables that are of no grid:
+    `bench`, all of the benchmark; `choice`, its fastest; `engines`, accuracy in other engines. One without records
+    stays as it is.
 
     Args:
         document: Markdown.
@@ -35,7 +36,8 @@ def filled(document: Path, results: Path) -> str:
     """
 
     def fill(match: re.Match[str]) -> str:
-        text = _of_bench(results) if match["of"] == "bench" else _of_grid(match["kind"], match["of"], results)
+        name = match["of"]
+        text = _WITHOUT_GRID[name](results) if name in _WITHOUT_GRID else _of_grid(match["kind"], name, results)
         return f"{match['open']}\n{text}\n{match['close']}" if text else match[0]
 
     return _MARKED.sub(fill, document.read_text(encoding="utf-8"))
@@ -128,6 +130,57 @@ def _speed(rows: pd.DataFrame) -> str:
         for row in rows.sort_values(["groups", "times_faster"]).to_dict("records")
     ]
     return f"{heading}\n\n{_markdown(table)}\n"
+
+
+def _choice(results: Path) -> str:
+    """What is fastest, and how many times faster than dense eager, by kind of groups and precision."""
+    frame = report.read(results)
+    if frame.empty:
+        return ""
+    frame = frame.assign(
+        kind=frame["candidate"].str.split(" ").str[0],
+        precision=frame["candidate"].str.extract(r"(bf16|int8)$", expand=False).fillna("fp32"),
+    )
+    table = []
+    for case, rows in frame.groupby(["stem", "batch", "threads", "groups"], sort=True):
+        stem, batch, threads, groups = cast(tuple[str, int, int, int], case)
+        if not rows["kind"].eq("equal").any():
+            continue
+        for precision in ("fp32", "bf16", "int8"):
+            of_precision = rows[rows["precision"] == precision]
+            cells = {head: _fastest(of_precision[of_precision["kind"] == kind]) for kind, head in _KINDS.items()}
+            network = f"`{stem}`, {report.load(batch, threads)}"
+            table.append({"network": network, "G": groups, "precision": precision, **cells})
+    return _markdown(table) if table else ""
+
+
+def _fastest(rows: pd.DataFrame) -> str:
+    if rows.empty:
+        return "–"
+    best = rows.sort_values("times_faster").iloc[-1]
+    return f"{best['times_faster']:.1f}: {best['candidate'].partition(' ')[2]}"
+
+
+def _of_engines(results: Path) -> str:
+    """Accuracy of trained networks in other engines, and what it lost there."""
+    rows = []
+    for row in deploy.read_tested(results).to_dict("records"):
+        rows.append(
+            {
+                "run": f"`{row['run']}`",
+                "epochs": row["epochs"],
+                "engine": row["engine"],
+                "precision": row["precision"],
+                "frozen, fp32 (%)": f"{row['accuracy_frozen']:.2%}".rstrip("%"),
+                "there (%)": f"{row['accuracy']:.2%}".rstrip("%"),
+                "lost (points)": f"{100 * (row['accuracy_frozen'] - row['accuracy']):.2f}",
+            }
+        )
+    return _markdown(rows) if rows else ""
+
+
+_KINDS = {"grouped": "fixed equal groups", "equal": "learned, equal", "flgc": "learned, unequal"}
+_WITHOUT_GRID: dict[str, Callable[[Path], str]] = {"bench": _of_bench, "choice": _choice, "engines": _of_engines}
 
 
 def _markdown(rows: Sequence[Mapping[str, object]]) -> str:
