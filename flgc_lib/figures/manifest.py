@@ -115,7 +115,6 @@ FIGURES = (
         "at random, and for fixed ones.",
         draw_engine_speed,
         engine_speed,
-        8.0,
     ),
     *_of_experiment("quick", "a three-block net"),
     Figure(
