@@ -18,12 +18,12 @@ GLOSSARY = ("Its words in English", "One notation for everything")
 """Sections of notebook 00."""
 RUN = {
     "book/index": "`make run` executes all notebooks and draws all figures, `make lab` opens the course.",
-    "book/explorer": "`.venv/bin/flgc explore --run flgc-dup-g8-s0-ea2092c7` writes such a page for one run, as a file "
+    "book/explorer": "`flgc explore --run flgc-dup-g8-s0-ea2092c7` writes such a page for one run, as a file "
     "that opens alone; column `run` of `data/results/runs.csv` has the other names.",
     "book/library": "`make lab`, and in a notebook `from flgc_lib import FLGConv2d, embed, freeze`.",
-    RESULT: "`.venv/bin/flgc figures` computes figures, tables and sentences again from the records, and "
-    "`.venv/bin/flgc sweep --grid small` makes the records, in half a day.",
-    "docs/performance": "`.venv/bin/flgc bench` measures on your computer.",
+    RESULT: "`flgc figures` computes figures, tables and sentences again from the records, and "
+    "`flgc sweep --grid small` makes the records, in half a day.",
+    "docs/performance": "`flgc bench` measures on your computer.",
     "data/results/README": "`make quick` makes such records, of a small experiment on embedded data, in minutes.",
 }
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -144,10 +145,11 @@ def _in_eval_mode(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _attention_in_steps() -> Iterator[None]:
-    """Without the operation that computes a whole layer of attention at once, which PyTorch does not count."""
+    """As products of matrices: of the operations that compute attention at once, PyTorch does not count each."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        yield
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

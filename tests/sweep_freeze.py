@@ -281,7 +281,7 @@ def table(rows: list[dict[str, str]]) -> str:
 
 def is_wrong(row: dict[str, str]) -> bool:
     """Whether a network's outputs changed, or it crashed, after freezing had succeeded."""
-    return any(row[key].startswith(("WRONG", "CRASH")) for key in ("way", "example", "batch", "size", "file"))
+    return any(row.get(key, "").startswith(("WRONG", "CRASH")) for key in ("way", "example", "batch", "size", "file"))
 
 
 if __name__ == "__main__":

@@ -175,6 +175,7 @@ def test_a_recorded_run_shows_its_flows_and_its_pictures_at_400_pixels(explored)
     explored.select_option("#moment", label="epoch 0")
     assert explored.locator("#flow text.chosen").text_content() == "epoch 0"
     assert len(re.findall(r"epoch \d+ to epoch \d+: \d+", explored.inner_text("#flow-words"))) == 2
+    assert explored.locator("#flow path").count() > 8  # ribbons
     assert explored.locator("#copies path").count() > 0
     S = explored.evaluate("window.explorerState.S")
     assert explored.locator("#scores rect").count() == len(S) * len(S[0])

@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from flgc_lib.cost import Cost, connections, count
 from flgc_lib.figures import worked_example
+from flgc_lib.frozen import freeze, load, save
 from flgc_lib.layers import FLGConv2d
 from flgc_lib.resnet import resnet, resnet50
 
@@ -208,3 +209,89 @@ def test_count_leaves_the_model_as_it_was_when_it_fails():
 def test_bad_input_size(size):
     with pytest.raises(ValueError, match=r"input_size=\(.*\) must be \(channels, height, width\), for example"):
         count(nn.Conv2d(3, 8, 1), size)
+
+
+# Other layers
+
+
+class OtherLinear(nn.Linear):
+    """A linear layer by another name."""
+
+
+class Tokens(nn.Module):
+    """Pixels as a sequence, for a layer that takes sequences."""
+
+    def __init__(self, layer, channels=4):
+        super().__init__()
+        self.conv = nn.Conv2d(3, channels, 1)
+        self.layer = layer
+
+    def forward(self, x):
+        tokens = self.conv(x).flatten(2).transpose(1, 2)  # (B, H · W, channels)
+        if isinstance(self.layer, nn.MultiheadAttention):
+            return self.layer(tokens, tokens, tokens)[0]
+        return self.layer(tokens, tokens) if isinstance(self.layer, nn.Bilinear) else self.layer(tokens)
+
+
+SEQUENCE = {
+    # 12 · 4 for the convolution; then tokens times what each takes: projections to q, k, v and out, twice 12 · 12 · 4.
+    "attention": (nn.MultiheadAttention(4, 2, batch_first=True), 12 * 4 * 12 + 12 * 4 * 4 + 2 * 12 * 12 * 4),
+    "an encoder": (
+        nn.TransformerEncoderLayer(4, 2, 8, batch_first=True),
+        12 * 4 * 12 + 12 * 4 * 4 + 2 * 12 * 12 * 4 + 2 * 12 * 4 * 8,
+    ),
+    "another linear layer": (OtherLinear(4, 5), 12 * 4 * 5),
+    "a GRU": (nn.GRU(4, 5, batch_first=True), 12 * 15 * (4 + 5)),
+}
+
+
+@pytest.mark.parametrize("kind", SEQUENCE)
+def test_layers_of_sequences(kind):
+    layer, macs = SEQUENCE[kind]
+    model = Tokens(layer)
+    assert count(model, (3, 3, 4)) == Cost(sum(p.numel() for p in model.parameters()), 12 * 3 * 4 + macs)
+
+
+@pytest.mark.parametrize(
+    ("layer", "size", "macs"),
+    [
+        (nn.ConvTranspose2d(4, 6, 3, stride=2), (4, 5, 5), 25 * 4 * 6 * 9),  # each input pixel is multiplied
+        (nn.Sequential(nn.Flatten(2), nn.Conv1d(4, 6, 3)), (4, 5, 5), 23 * 4 * 6 * 3),
+        (nn.Sequential(nn.Unflatten(1, (2, 2)), nn.Conv3d(2, 6, 2)), (4, 5, 5), 16 * 2 * 6 * 8),
+    ],
+    ids=["transposed", "1-D", "3-D"],
+)
+def test_other_convolutions(layer, size, macs):
+    assert count(layer, size).macs == macs
+
+
+@pytest.mark.parametrize(
+    ("layer", "name"), [(nn.LSTM(4, 5, batch_first=True), "rnn_layer"), (nn.Bilinear(4, 4, 2), "_trilinear")]
+)
+def test_what_is_not_counted_is_named(layer, name):
+    with pytest.warns(UserWarning, match=f"not counted in the MACs of Tokens: .*{name}"):
+        count(Tokens(layer), (3, 3, 4))
+
+
+def test_a_layer_used_twice_has_its_parameters_once():
+    layer = FLGConv2d(4, 4, 1, groups=2, bias=True)
+    once, twice = count(layer, (4, 3, 3)), count(nn.Sequential(layer, nn.ReLU(), layer), (4, 3, 3))
+    assert twice == Cost(once.parameters, 2 * once.macs)
+    tied = FLGConv2d(4, 4, 1, groups=2, bias=True)
+    for name in ("weight", "bias", "input_logits", "filter_logits"):
+        setattr(tied, name, getattr(layer, name))
+    assert count(nn.Sequential(layer, nn.ReLU(), tied), (4, 3, 3)) == twice
+
+
+@pytest.mark.parametrize("kind", ["attention", "a GRU", "a layer twice"])
+def test_the_cost_stays_when_a_network_is_frozen_saved_and_loaded(kind, tmp_path):
+    torch.manual_seed(0)
+    twice = FLGConv2d(4, 4, 1, groups=2)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), twice, nn.ReLU(), twice)
+    if kind != "a layer twice":
+        model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), Tokens(SEQUENCE[kind][0]))
+    expected = count(model, (3, 3, 4))
+    frozen = freeze(model, torch.randn(2, 3, 3, 4), tune=False)
+    assert count(frozen, (3, 3, 4)) == expected
+    save(frozen, tmp_path / "frozen")
+    assert count(load(tmp_path / "frozen"), (3, 3, 4)) == expected

@@ -5,6 +5,7 @@ from collections import OrderedDict
 
 import pytest
 import torch
+from sweep_freeze import is_wrong, sweep_one
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
@@ -497,3 +498,71 @@ def test_the_report_says_what_was_done():
     text = freeze(Net(dropout_and_identity), X).report()
     for word in ("captured as a whole", "2 convolutions", "takes: (any, 3", "compared", "times fewer", "measured"):
         assert word in text
+
+
+CI = [
+    *(("timm", name, f"test_{name}") for name in ("vit", "resnet", "efficientnet", "convnext", "byobnet", "nfnet")),
+    *(("timm", "", name) for name in ("mobilenetv3_small_050", "ghostnet_050")),
+    *(("smp", name, f"{name}-resnet18") for name in ("FPN", "Linknet")),
+    ("torchvision", "classification", "shufflenet_v2_x0_5"),
+    ("torchvision", "segmentation", "lraspp_mobilenet_v3_large"),
+]
+
+
+@pytest.mark.parametrize("network", CI, ids=lambda network: network[2])
+def test_networks_of_others(network):
+    """Twelve of the sweep's."""
+    row = sweep_one(*network)
+    assert row["way"] in ("whole", "partly", "convolutions"), row
+    assert row["convolutions"] > 0
+    assert not is_wrong(row), row
+    assert row["example"] == row["batch"] == "same"
+
+
+@torch.no_grad()
+def test_a_frozen_layer_in_double_precision_takes_what_a_convolution_would():
+    layer = next(m for m in freeze(nn.Sequential(FLGConv2d(3, 8, 3, groups=2)), X).modules() if hasattr(m, "form"))
+    layer.use("indirect" if "indirect" in layer.available_forms() else "equal")
+    expected = layer(X)
+    layer.double()
+    with pytest.raises(RuntimeError, match="type"):
+        layer(X)
+    assert_same(layer(X.double()).float(), expected)
+
+
+def test_what_a_saved_file_replaces_stays_until_the_new_one_is_whole(tmp_path, monkeypatch):
+    frozen, path = freeze(nn.Sequential(FLGConv2d(3, 8, 3, groups=2)), X), tmp_path / "frozen"
+    save(frozen, path)
+    before = path.read_bytes()
+
+    def stops(tensors, part, metadata):
+        part.write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr("flgc_lib.frozen.saving.safetensors.save_file", stops)
+    with pytest.raises(OSError, match="no space left"):
+        save(frozen, path)
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == [before]
+
+
+class BranchesOnItsBatch(nn.Module):
+    """Does the same for one image as for several, in its own way, as attention with one broadcast table does."""
+
+    def __init__(self):
+        super().__init__()
+        self.c = FLGConv2d(3, 4, 1, groups=2)
+
+    def forward(self, x):
+        y = self.c(x)
+        return y + 1 if len(x) == 1 else torch.cat([y[:1], y[1:]]) + 1
+
+
+@torch.no_grad()
+def test_one_image_as_the_example_leaves_the_batch_free():
+    for make, model in (
+        (X[:1], nn.Sequential(FLGConv2d(3, 8, 3, groups=2), nn.Flatten())),
+        (X[:1], BranchesOnItsBatch()),
+    ):
+        frozen = freeze(model, make)
+        for x in (X[:1], X, OTHER):
+            assert_same(frozen(x), model(x))

@@ -134,16 +134,18 @@ def fit_planted(
     problem: Planted,
     *,
     steps: int,
+    learning_rate: float = 0.03,
     soft_start: float = 0.0,
     regroup_every: int = 50,
     every: int = 10,
 ) -> dict[str, list[float]]:
-    """Fits a layer to a planted problem with Adam: one optimiser for W, at 0.03, and one for S and T, at 0.01.
+    """Fits a layer to a planted problem with Adam, one optimiser for W and one, at 0.01, for S and T.
 
     Args:
         layer: from `layer_for`.
         problem: the same.
         steps: of gradient descent on the exact expected error.
+        learning_rate: of W.
         soft_start: share of the steps in which the weights outside the groups fade out; after it the groups stay.
         regroup_every: steps of a soft start from one choice of groups by the weights to the next.
         every: how many steps between two entries of the history; the state after the last step is added.
@@ -154,7 +156,7 @@ def fit_planted(
     C = layer.in_channels
     x = torch.eye(C)[:, :, None, None]  # (C, C, 1, 1): one image of one pixel for each channel
     y = problem.target.T[:, :, None, None]  # (C, N, 1, 1)
-    rates = [([layer.weight], 0.03), ([layer.input_logits, layer.filter_logits], 0.01)]
+    rates = [([layer.weight], learning_rate), ([layer.input_logits, layer.filter_logits], 0.01)]
     learned = [([p for p in group if p.requires_grad], rate) for group, rate in rates]
     optimisers = [torch.optim.Adam(group, lr=rate) for group, rate in learned if group]
     history: dict[str, list[float]] = {name: [] for name in ("step", "error", "recovered", "connections", "copies")}

@@ -138,13 +138,24 @@ def _made_up(model: nn.Module) -> tuple[Tensor]:
 
 def _captured(model: nn.Module, example: tuple[Any, ...], expected: list[Probe]) -> FrozenNetwork | str:
     """The network frozen as a whole; or why that is not possible."""
+    frozen: FrozenNetwork | str = ""
+    for inputs in _to_follow(example, expected):
+        frozen = _captured_with(inputs, model, example, expected)
+        if isinstance(frozen, FrozenNetwork):
+            break
+    return frozen
+
+
+def _captured_with(
+    inputs: tuple[Any, ...], model: nn.Module, example: tuple[Any, ...], expected: list[Probe]
+) -> FrozenNetwork | str:
     network = inference_copy(model)
     settle_weights(network)
     if any(isinstance(m, FrozenConv2d) for m in network.modules()):
         return "parts of it are frozen already"
     learned = _as_ordinary(network)
     try:
-        captured = capture(network, example)
+        captured = capture(network, inputs)
     except CannotCaptureError as reason:
         return str(reason)
     fused = fuse(captured.graph, learned)
@@ -153,7 +164,10 @@ def _captured(model: nn.Module, example: tuple[Any, ...], expected: list[Probe])
     signature, checked = captured.signature, []
     for probe in expected:
         loose, broken = _without_inequalities(signature, probe.inputs)
-        if loose.complaint(probe.inputs):
+        complaint = loose.complaint(probe.inputs)
+        if complaint and probe.name == "the example":
+            return complaint
+        if complaint:
             continue
         problem = difference(captured.graph, probe)
         if problem is None:
@@ -170,12 +184,20 @@ def _captured(model: nn.Module, example: tuple[Any, ...], expected: list[Probe])
     return FrozenNetwork(captured.graph, signature=signature, report=facts)
 
 
+def _to_follow(example: tuple[Any, ...], expected: list[Probe]) -> list[tuple[Any, ...]]:
+    """What the network may be captured with: several images, not one, which torch.export takes for a constant."""
+    one_image = all(isinstance(x, Tensor) and x.ndim and len(x) == 1 for x in example)
+    several = [probe.inputs for probe in expected if probe.name == "a batch of three"]
+    return [*several, example] if one_image else [example]
+
+
 def _as_ordinary(network: nn.Module) -> dict[str, Members]:
     """Lets each learned convolution compute as an ordinary one, with a masked weight; returns the groups by weight."""
     learned = {}
-    for name, layer in network.named_modules():
+    for name, layer in network.named_modules(remove_duplicate=False):  # torch.export may choose any of its names
         if isinstance(layer, FLGConv2d | ShuffledConv2d) and is_convertible(layer):
-            layer.register_buffer("dense_weight", dense_weight(layer))
+            if not hasattr(layer, "dense_weight"):
+                layer.register_buffer("dense_weight", dense_weight(layer))
             layer.forward = MethodType(_convolve, layer)  # type: ignore[method-assign]
             learned[f"{name}.dense_weight".removeprefix(".")] = own_members(layer)
     return learned
