@@ -43,7 +43,7 @@ class RandomCopiesConv2d(FLGConv2d):
     def reset_parameters(self) -> None:
         """As FLGC, and draws the priorities without advancing the generator that the next layer draws from."""
         super().reset_parameters()
-        self.register_buffer("priority", drawn_apart(self.input_logits.shape))
+        self.register_buffer("priority", drawn_apart(self.input_logits.shape).to(self.input_logits.device))
 
     def _copies(self, members: Tensor, top_k: int) -> Tensor:
         wanted = super()._copies(members, top_k).sum(dim=0)  # (G,)
@@ -69,14 +69,16 @@ class RingConv2d(FLGConv2d):
         super().reset_parameters()
         C, N, G = self.in_channels, self.out_channels, self.groups
         with torch.no_grad():
-            wanted = torch.zeros(G)
+            wanted = torch.zeros(G, device=self.input_logits.device)
             if self.duplicate_top_k is not None:
                 wanted = super()._copies(membership(self.input_logits), self.duplicate_top_k).sum(dim=0)  # (G,)
             for logits, rows in ((self.input_logits, C), (self.filter_logits, N)):
                 logits.copy_(F.one_hot(torch.arange(rows) * G // rows, G))
                 logits.requires_grad_(False)
         last = membership(self.input_logits).int().cumsum(dim=0).argmax(dim=0)  # (G,): last channel of each group
-        distance = (torch.arange(C)[:, None] - last) % C  # (C, G): how far channel c lies behind group g
+        distance = (
+            torch.arange(C, device=last.device)[:, None] - last
+        ) % C  # (C, G): how far channel c lies behind group g
         self.register_buffer("overlap", (distance >= 1) & (distance <= wanted))
 
     def _copies(self, members: Tensor, top_k: int) -> Tensor:

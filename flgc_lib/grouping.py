@@ -25,6 +25,8 @@ from typing import Literal, get_args
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+from torch._guards import detect_fake_mode
+from torch.autograd import forward_ad
 
 Estimator = Literal["full", "masked"]
 
@@ -48,14 +50,13 @@ def membership(logits: Tensor) -> Tensor:
                 [ True, False]])
     """
     _check_matrix(logits, "logits")
-    # While a graph is being captured (torch.compile, torch.export) a look at the values would break it.
-    if not torch.compiler.is_compiling() and not bool(logits.isfinite().all()):
+    if _has_values(logits) and not bool(logits.isfinite().all()):
         raise ValueError(
             "the assignment logits (S or T) contain NaN or infinity, so no group is the best one; "
             "training has diverged: use a smaller learning rate, or go back to an earlier checkpoint"
         )
     winner = logits.argmax(dim=1, keepdim=True)  # (C, 1); argmax returns the first of equal maxima
-    return torch.zeros_like(logits, dtype=torch.bool).scatter(1, winner, True)
+    return winner == torch.arange(logits.shape[1], device=logits.device)
 
 
 def thresholds(scores: Tensor, members: Tensor, top_k: int = 3) -> Tensor:
@@ -246,6 +247,17 @@ def straight_through(logits: Tensor, hard: Tensor, *, estimator: Estimator = "fu
     if estimator == "masked":
         soft = soft * hard
     return hard + (soft - soft.detach())
+
+
+def is_watched() -> bool:
+    """Whether torch.func (grad, vmap, jvp), forward-mode differentiation or torch.jit.trace follows the computation."""
+    level: int | None = torch._C._functorch.maybe_current_level()
+    return level is not None or forward_ad._current_level >= 0 or torch.jit.is_tracing()
+
+
+def _has_values(x: Tensor) -> bool:
+    """Whether values may be looked at: it breaks a graph that is being captured, and some tensors have only a shape."""
+    return not (torch.compiler.is_compiling() or is_watched() or x.is_meta or detect_fake_mode(x) is not None)
 
 
 def check_choice(name: str, value: str, choices: object) -> None:

@@ -4,6 +4,7 @@ Source: Motohashi and Yamauchi, sections 2-3 and 3; Wang et al. 2019.
 """
 
 import math
+from functools import partial
 from typing import Literal
 
 import torch
@@ -29,7 +30,9 @@ class FLGConv2d(nn.Module):
 
     Input (B, C, H, W), output (B, N, H', W') as in `nn.Conv2d`. Any number of groups from 1 to min(C, N) is legal;
     groups may be unequal, overlap and be empty, and a filter whose group has no channel outputs its bias, or 0.
-    With one group the layer is exactly `nn.Conv2d`.
+    With one group the layer is exactly `nn.Conv2d`. It is built differently: `groups` is required, all arguments behind
+    the kernel size go by keyword (the fourth of `nn.Conv2d` is its stride), there is no bias unless one is asked for,
+    padding is a number and with zeros.
 
     Args:
         in_channels: C.
@@ -43,6 +46,8 @@ class FLGConv2d(nn.Module):
         duplicate_top_k: None for FLGC; k for the paper's rule (3 in the paper), applied in every forward pass.
         score: what the rule compares, "logit" (S itself, the paper's wording) or "softmax" (its row softmax).
         estimator: gradient of the choice, see `grouping.straight_through`.
+        device: as in `nn.Conv2d`.
+        dtype: as in `nn.Conv2d`.
 
     Attributes:
         weight: W, shape (N, C, kh, kw). Weights behind the mask exist, so that a channel can move, but are not used.
@@ -56,7 +61,7 @@ class FLGConv2d(nn.Module):
             all weights train before the groups close.
 
     Raises:
-        ValueError: for groups outside 1 … min(C, N), top_k below 1, an unknown score or estimator.
+        ValueError: for padding in words, groups outside 1 … min(C, N), top_k below 1, an unknown score or estimator.
 
     Example:
         >>> layer = FLGConv2d(64, 32, 3, groups=8, padding=1, duplicate_top_k=3)
@@ -71,8 +76,8 @@ class FLGConv2d(nn.Module):
         in_channels: int,
         out_channels: int,
         kernel_size: int | tuple[int, ...],
-        groups: int,
         *,
+        groups: int,
         stride: int | tuple[int, ...] = 1,
         padding: int | tuple[int, ...] = 0,
         dilation: int | tuple[int, ...] = 1,
@@ -80,8 +85,14 @@ class FLGConv2d(nn.Module):
         duplicate_top_k: int | None = None,
         score: Score = "logit",
         estimator: Estimator = "full",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        if isinstance(padding, str):
+            raise ValueError(
+                f"padding={padding!r} must be a number, or (vertical, horizontal): {kernel_size}//2 is 'same'"
+            )
         if groups < 1:
             raise ValueError(f"groups={groups} must be at least 1")
         for channels, name in ((in_channels, "in_channels"), (out_channels, "out_channels")):
@@ -104,10 +115,11 @@ class FLGConv2d(nn.Module):
         self.learns = True
         self.compact = False
         self.softness = 0.0
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, *self.kernel_size))
-        self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
-        self.input_logits = nn.Parameter(torch.empty(in_channels, groups))
-        self.filter_logits = nn.Parameter(torch.empty(out_channels, groups))
+        empty = partial(torch.empty, device=device, dtype=dtype)
+        self.weight = nn.Parameter(empty(out_channels, in_channels, *self.kernel_size))
+        self.bias = nn.Parameter(empty(out_channels)) if bias else None
+        self.input_logits = nn.Parameter(empty(in_channels, groups))
+        self.filter_logits = nn.Parameter(empty(out_channels, groups))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -137,7 +149,8 @@ class FLGConv2d(nn.Module):
     def _mask(self) -> Tensor:
         """M, shape (N, C), not yet hard in a soft start, and with the gradient to S and T if they learn."""
         # Autocast would multiply the two 0/1 matrices in bf16 for nothing and round the gradients of S and T.
-        with torch.autocast(self.weight.device.type, enabled=False):
+        kind = self.weight.device.type
+        with torch.autocast(kind if torch.amp.is_autocast_available(kind) else "cpu", enabled=False):
             if self._learning():
                 A = straight_through(self.input_logits, self.input_membership(), estimator=self.estimator)  # (C, G)
                 B = straight_through(self.filter_logits, self.filter_membership(), estimator=self.estimator)  # (N, G)

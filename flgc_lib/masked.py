@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from flgc_lib.grouping import is_watched
+
 Pair = tuple[int, int]
 
 
@@ -32,6 +34,8 @@ def masked_conv2d(
     Returns:
         (B, N, H', W').
     """
+    if is_watched():  # in operations that PyTorch can differentiate and batch in every way
+        return F.conv2d(x, weight * mask[:, :, None, None].to(weight.dtype), bias, stride, padding, dilation)
     if x.is_contiguous(memory_format=torch.channels_last):
         if weight.shape[2:] == (1, 1) and padding == (0, 0):
             return _pointwise(x, weight, mask, bias, stride)
@@ -63,8 +67,10 @@ def _at_one_position(x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | Non
 
 def _masked(weight: Tensor, mask: Tensor, x: Tensor) -> Tensor:
     """W ⊙ M in the type in which a convolution of x works."""
-    autocast = torch.is_autocast_enabled(x.device.type)
-    dtype = torch.get_autocast_dtype(x.device.type) if autocast else weight.dtype
+    kind = x.device.type
+    autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    narrowed = autocast and weight.dtype != torch.float64  # which autocast leaves alone
+    dtype = torch.get_autocast_dtype(kind) if narrowed else weight.dtype
     return _MaskedWeight.apply(weight, mask, dtype)
 
 

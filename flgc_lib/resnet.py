@@ -7,7 +7,7 @@ Source: He et al. 2016; Motohashi and Yamauchi, section 4 (the network of the ex
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -196,7 +196,8 @@ def embed(
     """Replaces ordinary convolutions of any model, torchvision's or timm's, by `FLGConv2d`.
 
     Weights are taken over, multiplied by √G because a filter now sums over C/G channels instead of C; with one group
-    the model computes what it did before. Hooks stay where they were. S and T are drawn from torch's generator.
+    the model computes what it did before. Hooks, mode and frozen parameters stay what they were, and what was shared
+    (a layer under two names, a weight of two layers) stays shared. S and T are drawn from torch's generator.
 
     Args:
         model: any module; it is copied, not changed.
@@ -222,7 +223,8 @@ def embed(
     """
     model = copy.deepcopy(model)
     convolutions = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Conv2d)]
-    replaced = 0
+    twins: dict[nn.Module, FLGConv2d] = {}
+    weights: dict[Tensor, FLGConv2d] = {}
     for position, (name, conv) in enumerate(convolutions):
         ordinary = _is_ordinary(conv)
         if where is None:
@@ -237,16 +239,20 @@ def embed(
                 "let `where` leave it out"
             )
         layer = _with_learned_groups(conv, groups, duplicate_top_k, score)
-        if not name:  # the model is the convolution itself
-            return layer
-        parent, _, attribute = name.rpartition(".")
-        setattr(model.get_submodule(parent), attribute, layer)
-        replaced += 1
-    if not replaced:
+        first = weights.setdefault(conv.weight, layer)
+        layer.weight, layer.input_logits, layer.filter_logits = first.weight, first.input_logits, first.filter_logits
+        twins[conv] = layer
+    for module in list(model.modules()):
+        if module not in twins and any(value in weights for value in module._parameters.values()):
+            raise ValueError(f"{module} shares the weight of a convolution that `where` picks: pick both or neither")
+        for attribute, child in module._modules.items():
+            if child in twins:
+                module._modules[attribute] = twins[child]
+    if not twins:
         raise ValueError(
             f"no convolution of {type(model).__name__} was replaced: `where` or groups={groups} excludes all"
         )
-    return model
+    return twins.get(model, model)  # the model may be a convolution itself
 
 
 def _is_ordinary(conv: nn.Conv2d) -> bool:
@@ -263,7 +269,7 @@ def _with_learned_groups(conv: nn.Conv2d, groups: int, duplicate_top_k: int | No
         conv.in_channels,
         conv.out_channels,
         conv.kernel_size,
-        groups,
+        groups=groups,
         stride=conv.stride,
         padding=conv.padding,
         dilation=conv.dilation,
@@ -272,7 +278,7 @@ def _with_learned_groups(conv: nn.Conv2d, groups: int, duplicate_top_k: int | No
         score=score,
     ).to(conv.weight)
     layer.weight.copy_(conv.weight * groups**0.5)
-    if layer.bias is not None and conv.bias is not None:
-        layer.bias.copy_(conv.bias)
+    layer.requires_grad_(conv.weight.requires_grad)
+    layer.bias = cast(nn.Parameter | None, conv.bias)  # whoever shares it goes on sharing it
     vars(layer).update({name: value for name, value in vars(conv).items() if "_hook" in name})
     return layer.train(conv.training)

@@ -69,7 +69,7 @@ def test_refuses_what_cannot_be_measured(wrong, sentence):
 
 
 def test_takes_over_recorded_groups(tmp_path, monkeypatch):
-    layer = FLGConv2d(4, 3, 1, 2)
+    layer = FLGConv2d(4, 3, 1, groups=2)
     recorded = {
         "0.channel_group": torch.tensor([[0, 0, 0, 0], [1, 0, 1, 0]]).numpy(),
         "0.filter_group": torch.tensor([[0, 0, 0], [1, 1, 0]]).numpy(),

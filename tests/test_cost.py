@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from flgc_lib.cost import Cost, connections, count
 from flgc_lib.figures import worked_example
+from flgc_lib.frozen import freeze, load, save
 from flgc_lib.layers import FLGConv2d
 from flgc_lib.resnet import resnet, resnet50
 
@@ -55,19 +56,19 @@ def test_a_grouped_convolution():
 
 def test_unequal_groups():
     # 4, 1 and 2 channels; 1, 3 and 2 filters.
-    layer = with_groups(FLGConv2d(7, 6, 3, 3, bias=True), [0, 0, 0, 0, 1, 2, 2], [0, 1, 1, 1, 2, 2])
+    layer = with_groups(FLGConv2d(7, 6, 3, groups=3, bias=True), [0, 0, 0, 0, 1, 2, 2], [0, 1, 1, 1, 2, 2])
     weights = (4 * 1 + 1 * 3 + 2 * 2) * 9
     assert count(layer, (7, 6, 8)) == Cost(weights + 6, weights * 4 * 6)
 
 
 def test_an_empty_group_costs_nothing():
-    layer = with_groups(FLGConv2d(4, 4, 1, 3), [0, 0, 1, 1], [0, 1, 2, 2])
+    layer = with_groups(FLGConv2d(4, 4, 1, groups=3), [0, 0, 1, 1], [0, 1, 2, 2])
     assert count(layer, (4, 5, 5)) == Cost(2 + 2, (2 + 2) * 25)
 
 
 @pytest.mark.parametrize(("top_k", "score", "extra"), [(None, "logit", 0), (3, "logit", 1), (3, "softmax", 0)])
 def test_a_copied_channel_is_counted_in_every_group_that_it_is_in(top_k, score, extra):
-    layer = FLGConv2d(8, 4, 3, 2, padding=1, duplicate_top_k=top_k, score=score)
+    layer = FLGConv2d(8, 4, 3, groups=2, padding=1, duplicate_top_k=top_k, score=score)
     layer.input_logits.data.copy_(worked_example.S)
     layer.filter_logits.data.copy_(worked_example.T)
     weights = (4 * 2 + (4 + extra) * 2) * 9  # 4 channels and 2 filters a group; the copy is in group 1
@@ -76,7 +77,7 @@ def test_a_copied_channel_is_counted_in_every_group_that_it_is_in(top_k, score, 
 
 def test_overlapping_groups_against_a_loop():
     torch.manual_seed(0)
-    layer = FLGConv2d(20, 13, 3, 6, duplicate_top_k=3)
+    layer = FLGConv2d(20, 13, 3, groups=6, duplicate_top_k=3)
     inputs, filters = layer.input_membership(), layer.filter_membership()
     assert inputs.sum() > 20
     weights = sum(int(inputs[:, g].sum()) * int(filters[:, g].sum()) for g in range(6)) * 9
@@ -102,7 +103,7 @@ def test_linear_layers_at_one_and_many_positions():
 
 def test_parameters_are_what_inference_needs():
     torch.manual_seed(0)
-    layer = FLGConv2d(12, 8, 3, 4, bias=True)
+    layer = FLGConv2d(12, 8, 3, groups=4, bias=True)
     model = nn.Sequential(layer, nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 2, 1))
     connected = int(layer.connection_mask().sum()) * 9
     assert connected < layer.weight.numel()
@@ -112,10 +113,10 @@ def test_parameters_are_what_inference_needs():
 def test_half_precision_does_not_round_the_count():
     for dtype in (torch.bfloat16, torch.float64):
         torch.manual_seed(0)
-        layer = FLGConv2d(64, 64, 3, 8)
+        layer = FLGConv2d(64, 64, 3, groups=8)
         assert connections(layer.to(dtype)) == connections(layer.float())
         assert count(layer.to(dtype), (64, 8, 8)).macs == connections(layer) * 36
-    assert connections(FLGConv2d(512, 256, 1, 1).half()) == 512 * 256, "more than half precision can hold"
+    assert connections(FLGConv2d(512, 256, 1, groups=1).half()) == 512 * 256, "more than half precision can hold"
 
 
 # PyTorch's counter
@@ -208,3 +209,89 @@ def test_count_leaves_the_model_as_it_was_when_it_fails():
 def test_bad_input_size(size):
     with pytest.raises(ValueError, match=r"input_size=\(.*\) must be \(channels, height, width\), for example"):
         count(nn.Conv2d(3, 8, 1), size)
+
+
+# Other layers
+
+
+class OtherLinear(nn.Linear):
+    """A linear layer by another name."""
+
+
+class Tokens(nn.Module):
+    """Pixels as a sequence, for a layer that takes sequences."""
+
+    def __init__(self, layer, channels=4):
+        super().__init__()
+        self.conv = nn.Conv2d(3, channels, 1)
+        self.layer = layer
+
+    def forward(self, x):
+        tokens = self.conv(x).flatten(2).transpose(1, 2)  # (B, H · W, channels)
+        if isinstance(self.layer, nn.MultiheadAttention):
+            return self.layer(tokens, tokens, tokens)[0]
+        return self.layer(tokens, tokens) if isinstance(self.layer, nn.Bilinear) else self.layer(tokens)
+
+
+SEQUENCE = {
+    # 12 · 4 for the convolution; then tokens times what each takes: projections to q, k, v and out, twice 12 · 12 · 4.
+    "attention": (nn.MultiheadAttention(4, 2, batch_first=True), 12 * 4 * 12 + 12 * 4 * 4 + 2 * 12 * 12 * 4),
+    "an encoder": (
+        nn.TransformerEncoderLayer(4, 2, 8, batch_first=True),
+        12 * 4 * 12 + 12 * 4 * 4 + 2 * 12 * 12 * 4 + 2 * 12 * 4 * 8,
+    ),
+    "another linear layer": (OtherLinear(4, 5), 12 * 4 * 5),
+    "a GRU": (nn.GRU(4, 5, batch_first=True), 12 * 15 * (4 + 5)),
+}
+
+
+@pytest.mark.parametrize("kind", SEQUENCE)
+def test_layers_of_sequences(kind):
+    layer, macs = SEQUENCE[kind]
+    model = Tokens(layer)
+    assert count(model, (3, 3, 4)) == Cost(sum(p.numel() for p in model.parameters()), 12 * 3 * 4 + macs)
+
+
+@pytest.mark.parametrize(
+    ("layer", "size", "macs"),
+    [
+        (nn.ConvTranspose2d(4, 6, 3, stride=2), (4, 5, 5), 25 * 4 * 6 * 9),  # each input pixel is multiplied
+        (nn.Sequential(nn.Flatten(2), nn.Conv1d(4, 6, 3)), (4, 5, 5), 23 * 4 * 6 * 3),
+        (nn.Sequential(nn.Unflatten(1, (2, 2)), nn.Conv3d(2, 6, 2)), (4, 5, 5), 16 * 2 * 6 * 8),
+    ],
+    ids=["transposed", "1-D", "3-D"],
+)
+def test_other_convolutions(layer, size, macs):
+    assert count(layer, size).macs == macs
+
+
+@pytest.mark.parametrize(
+    ("layer", "name"), [(nn.LSTM(4, 5, batch_first=True), "rnn_layer"), (nn.Bilinear(4, 4, 2), "_trilinear")]
+)
+def test_what_is_not_counted_is_named(layer, name):
+    with pytest.warns(UserWarning, match=f"not counted in the MACs of Tokens: .*{name}"):
+        count(Tokens(layer), (3, 3, 4))
+
+
+def test_a_layer_used_twice_has_its_parameters_once():
+    layer = FLGConv2d(4, 4, 1, groups=2, bias=True)
+    once, twice = count(layer, (4, 3, 3)), count(nn.Sequential(layer, nn.ReLU(), layer), (4, 3, 3))
+    assert twice == Cost(once.parameters, 2 * once.macs)
+    tied = FLGConv2d(4, 4, 1, groups=2, bias=True)
+    for name in ("weight", "bias", "input_logits", "filter_logits"):
+        setattr(tied, name, getattr(layer, name))
+    assert count(nn.Sequential(layer, nn.ReLU(), tied), (4, 3, 3)) == twice
+
+
+@pytest.mark.parametrize("kind", ["attention", "a GRU", "a layer twice"])
+def test_the_cost_stays_when_a_network_is_frozen_saved_and_loaded(kind, tmp_path):
+    torch.manual_seed(0)
+    twice = FLGConv2d(4, 4, 1, groups=2)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), twice, nn.ReLU(), twice)
+    if kind != "a layer twice":
+        model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), Tokens(SEQUENCE[kind][0]))
+    expected = count(model, (3, 3, 4))
+    frozen = freeze(model, torch.randn(2, 3, 3, 4), tune=False)
+    assert count(frozen, (3, 3, 4)) == expected
+    save(frozen, tmp_path / "frozen")
+    assert count(load(tmp_path / "frozen"), (3, 3, 4)) == expected

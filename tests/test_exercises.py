@@ -58,8 +58,8 @@ M = [[1, 0, 0, 1], [0, 1, 1, 0], [1, 0, 0, 1]]
 
 wrong(
     "0.1",
-    three_groups=(FLGConv2d(12, 24, 3, 3, padding=1), "not the channels in one"),
-    no_padding=(FLGConv2d(12, 24, 3, 4), "an image of 8×8 comes out 6×6: `padding=1`"),
+    three_groups=(FLGConv2d(12, 24, 3, groups=3, padding=1), "not the channels in one"),
+    no_padding=(FLGConv2d(12, 24, 3, groups=4), "an image of 8×8 comes out 6×6: `padding=1`"),
     stride=(FLGConv2d(12, 24, **LAYER, stride=2), "stride is (2, 2)"),
     fixed=(nn.Conv2d(12, 24, **LAYER), "whose groups are fixed"),
     class_itself=(FLGConv2d, "call it"),
@@ -67,10 +67,10 @@ wrong(
 )
 right(
     "0.1",
-    pairs=FLGConv2d(12, 24, (3, 3), 4, padding=(1, 1), bias=True),
+    pairs=FLGConv2d(12, 24, (3, 3), groups=4, padding=(1, 1), bias=True),
     double=FLGConv2d(12, 24, **LAYER).double(),
     half=FLGConv2d(12, 24, **LAYER).to(torch.bfloat16),
-    dilated=FLGConv2d(12, 24, 3, 4, padding=2, dilation=2, duplicate_top_k=3),
+    dilated=FLGConv2d(12, 24, 3, groups=4, padding=2, dilation=2, duplicate_top_k=3),
 )
 wrong(
     "0.2",
@@ -558,7 +558,7 @@ class Library(nn.Module):
 
     def __init__(self, C, N, kernel_size, groups, top_k=None):
         super().__init__()
-        self.inner = FLGConv2d(C, N, kernel_size, groups, padding=kernel_size // 2, duplicate_top_k=top_k)
+        self.inner = FLGConv2d(C, N, kernel_size, groups=groups, padding=kernel_size // 2, duplicate_top_k=top_k)
 
     def forward(self, x):
         return self.inner(x)

@@ -97,7 +97,7 @@ def test_a_dense_layer_writes_what_its_reader_takes():
 def test_unequal_groups_lie_in_buckets():
     """Fewer multiplications by zero than with all groups padded to the largest."""
     torch.manual_seed(0)
-    layer = FLGConv2d(64, 64, 1, 4)
+    layer = FLGConv2d(64, 64, 1, groups=4)
     sizes = torch.tensor([40, 20, 3, 1])
     for logits in (layer.input_logits, layer.filter_logits):
         logits.copy_(nn.functional.one_hot(torch.arange(4).repeat_interleave(sizes), 4)[torch.randperm(64)])

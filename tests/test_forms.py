@@ -28,7 +28,9 @@ def assert_all_forms_same(layer, x):
 def test_every_number_of_groups(groups):
     torch.manual_seed(groups)
     kernel = 1 if groups % 2 else 3
-    layer = FLGConv2d(33, 40, kernel, groups, padding=kernel // 2, bias=True, duplicate_top_k=3 if groups % 3 else None)
+    layer = FLGConv2d(
+        33, 40, kernel, groups=groups, padding=kernel // 2, bias=True, duplicate_top_k=3 if groups % 3 else None
+    )
     assert_all_forms_same(layer, torch.randn(1, 33, 9, 7))
 
 
@@ -55,7 +57,7 @@ def test_any_layer(channels, filters, groups, kernel, stride, padding, dilation,
         channels,
         filters,
         kernel,
-        groups,
+        groups=groups,
         stride=stride,
         padding=padding,
         dilation=dilation,
@@ -68,7 +70,7 @@ def test_any_layer(channels, filters, groups, kernel, stride, padding, dilation,
 
 
 def test_groups_without_channels_or_without_filters():
-    layer = FLGConv2d(6, 5, 3, 3, padding=1, bias=True)
+    layer = FLGConv2d(6, 5, 3, groups=3, padding=1, bias=True)
     with torch.no_grad():
         layer.input_logits[:, 1] = -9  # group 1 has filters but no channel
         layer.input_logits[2, 2] = 9  # group 2 has a channel but no filter
@@ -80,7 +82,7 @@ def test_groups_without_channels_or_without_filters():
 
 
 def test_no_channel_anywhere():
-    layer = FLGConv2d(4, 3, 1, 2, bias=True)
+    layer = FLGConv2d(4, 3, 1, groups=2, bias=True)
     with torch.no_grad():
         layer.input_logits.copy_(torch.tensor([[1.0, 0.0]] * 4))
         layer.filter_logits.copy_(torch.tensor([[0.0, 1.0]] * 3))
@@ -95,7 +97,7 @@ def test_ordinary_and_depthwise_convolutions(groups, stride):
 
 
 def test_residual_and_relu_are_part_of_every_form():
-    layer = FLGConv2d(8, 12, 1, 3)
+    layer = FLGConv2d(8, 12, 1, groups=3)
     x, residual = torch.randn(2, 8, 4, 4), torch.randn(2, 12, 4, 4)
     frozen = from_convolution(layer, relu=True)
     with torch.no_grad():
@@ -107,7 +109,7 @@ def test_residual_and_relu_are_part_of_every_form():
 
 
 def test_every_thread_count_computes_the_same():
-    layers = [FLGConv2d(37, 41, 3, 5, padding=1), FLGConv2d(64, 64, 1, 8), nn.Conv2d(3, 16, 7, 2, 3)]
+    layers = [FLGConv2d(37, 41, 3, groups=5, padding=1), FLGConv2d(64, 64, 1, groups=8), nn.Conv2d(3, 16, 7, 2, 3)]
     for layer in layers:
         frozen = from_convolution(layer)
         frozen.use(frozen.available_forms()[0])
@@ -123,7 +125,7 @@ def test_every_thread_count_computes_the_same():
 
 
 def test_new_weights_are_used():
-    one, other = (from_convolution(FLGConv2d(8, 8, 1, 1)) for _ in range(2))
+    one, other = (from_convolution(FLGConv2d(8, 8, 1, groups=1)) for _ in range(2))
     x = torch.randn(1, 8, 4, 4)
     with torch.no_grad():
         for form in one.available_forms():
@@ -135,7 +137,7 @@ def test_new_weights_are_used():
 
 
 def test_wrong_inputs_never_reach_the_kernel():
-    frozen = from_convolution(FLGConv2d(8, 8, 3, 2))
+    frozen = from_convolution(FLGConv2d(8, 8, 3, groups=2))
     frozen.use(frozen.available_forms()[0])
     for wrong in (torch.randn(1, 7, 5, 5), torch.randn(1, 8, 2, 2)):
         with pytest.raises((RuntimeError, IndexError)):
@@ -143,7 +145,7 @@ def test_wrong_inputs_never_reach_the_kernel():
 
 
 def test_a_new_plan_is_used():
-    layer = from_convolution(FLGConv2d(8, 8, 1, 2))
+    layer = from_convolution(FLGConv2d(8, 8, 1, groups=2))
     x = torch.randn(1, 8, 4, 4)
     for form in layer.available_forms():
         layer.plan = replace(layer.plan, relu=False)

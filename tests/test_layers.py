@@ -5,12 +5,13 @@ from itertools import product
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from flgc_lib.figures import worked_example
 from flgc_lib.grouping import straight_through
 from flgc_lib.layers import FLGConv2d
-from flgc_lib.methods import RandomCopiesConv2d, RingConv2d
+from flgc_lib.methods import DrawnConv2d, RandomCopiesConv2d, RingConv2d
 
 C, N = 12, 10  # neither is a multiple of 5 or 8
 
@@ -18,7 +19,7 @@ C, N = 12, 10  # neither is a multiple of 5 or 8
 def learned_layer(G, kind="unequal", *, kernel_size=3, seed=0, dtype=torch.float64, **options):
     """A layer whose groups are unequal, of which some are empty, or of which some overlap."""
     torch.manual_seed(seed)
-    layer = FLGConv2d(C, N, kernel_size, G, **options).to(dtype)
+    layer = FLGConv2d(C, N, kernel_size, groups=G, **options).to(dtype)
     if G == 1:
         return layer
     with torch.no_grad():
@@ -185,7 +186,7 @@ def test_between_the_passes_it_keeps_less_than_a_mask_written_out():
             return tensor
 
         x = torch.randn(2, 64, 4, 4).contiguous(memory_format=torch.channels_last).requires_grad_()
-        layer = layer_class(64, 64, size, 8, padding=size // 2).to(memory_format=torch.channels_last)
+        layer = layer_class(64, 64, size, groups=8, padding=size // 2).to(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
             layer(x)
         kept[layer_class, size] = sum(t.untyped_storage().nbytes() for t in storages.values())
@@ -225,7 +226,7 @@ def test_a_filter_whose_group_has_no_channel_outputs_its_bias_or_0(bias):
 
 
 def test_equal_groups_are_the_grouped_convolution():
-    layer = FLGConv2d(12, 8, 3, 4)
+    layer = FLGConv2d(12, 8, 3, groups=4)
     ordinary = nn.Conv2d(12, 8, 3, groups=4, bias=False)
     with torch.no_grad():
         layer.input_logits.copy_(torch.eye(4).repeat_interleave(3, dim=0))
@@ -242,7 +243,7 @@ def test_equal_groups_are_the_grouped_convolution():
 
 def test_the_worked_example_in_the_layer():
     def mask(**options):
-        layer = FLGConv2d(8, 4, 1, 2, **options)
+        layer = FLGConv2d(8, 4, 1, groups=2, **options)
         S, T = worked_example.S, worked_example.T
         layer.load_state_dict({"weight": layer.weight, "input_logits": S, "filter_logits": T})
         return ["".join(str(int(m)) for m in row) for row in layer.connection_mask()]
@@ -256,7 +257,7 @@ def test_the_worked_example_in_the_layer():
 
 def test_top_k_decides_how_far_a_group_opens():
     # Group 0 has the scores 5, 3, 1: τ = 5, 4, 3 for k = 1, 2, 3. Channels 3 and 4 want in with 4.5 and 3.5.
-    layer = FLGConv2d(5, 4, 1, 2)
+    layer = FLGConv2d(5, 4, 1, groups=2)
     layer.input_logits.data.copy_(torch.tensor([(5.0, 0.0), (3.0, 0.0), (1.0, 0.0), (4.5, 9.0), (3.5, 9.0)]))
     for top_k, copied in {None: [False, False], 1: [False, False], 2: [True, False], 3: [True, True]}.items():
         layer.duplicate_top_k = top_k
@@ -264,7 +265,7 @@ def test_top_k_decides_how_far_a_group_opens():
 
 
 def test_softmax_scores_can_copy_where_no_group_is_confident():
-    layer = FLGConv2d(4, 3, 1, 3, duplicate_top_k=3, score="softmax")
+    layer = FLGConv2d(4, 3, 1, groups=3, duplicate_top_k=3, score="softmax")
     with torch.no_grad():  # channels 1 to 3 hold 0.34 of group 1 at most; channel 0 holds 0.49 of it
         layer.input_logits.copy_(
             torch.tensor([[1.0, 0.98, -2.0], [0.0, 0.01, 0.0], [0.0, 0.01, 0.0], [0.0, 0.01, 0.0]])
@@ -322,7 +323,7 @@ def test_autocast_does_not_round_the_gradient_of_the_groups():
 @pytest.mark.parametrize("bias", [True, False])
 def test_one_group_draws_what_an_ordinary_convolution_draws(bias):
     torch.manual_seed(0)
-    layer = FLGConv2d(C, N, 3, 1, bias=bias)
+    layer = FLGConv2d(C, N, 3, groups=1, bias=bias)
     torch.manual_seed(0)
     ordinary = nn.Conv2d(C, N, 3, bias=bias)
     torch.testing.assert_close(layer.weight, ordinary.weight)
@@ -335,7 +336,7 @@ def test_weights_account_for_the_fan_in_of_a_group():
     torch.manual_seed(0)
     x = torch.randn(4, 64, 12, 12)
     for G in (1, 8):
-        layer = FLGConv2d(64, 64, 3, G, bias=True)
+        layer = FLGConv2d(64, 64, 3, groups=G, bias=True)
         bound = (64 / G * 9) ** -0.5
         assert 0.99 * bound < layer.weight.abs().max() <= bound
         assert 0.8 * bound < layer.bias.abs().max() <= bound
@@ -348,7 +349,7 @@ def test_weights_account_for_the_fan_in_of_a_group():
 
 def test_logits_are_standard_normal():
     torch.manual_seed(0)
-    layer = FLGConv2d(256, 256, 1, 32)
+    layer = FLGConv2d(256, 256, 1, groups=32)
     for logits in (layer.input_logits, layer.filter_logits):
         assert logits.mean().item() == pytest.approx(0, abs=0.05)
         assert logits.std().item() == pytest.approx(1, abs=0.05)
@@ -359,7 +360,7 @@ def test_logits_are_standard_normal():
 @pytest.mark.parametrize("cls", [RandomCopiesConv2d, RingConv2d])
 def test_controls_equal_their_gathered_convolutions(cls):
     torch.manual_seed(0)
-    layer = cls(C, N, 3, 5, padding=1, duplicate_top_k=3).double()
+    layer = cls(C, N, 3, groups=5, padding=1, duplicate_top_k=3).double()
     assert layer.input_membership().sum() > C
     torch.testing.assert_close(layer(batch()), gathered(layer, batch(), layer.weight))
 
@@ -385,33 +386,33 @@ def test_in_a_soft_start_weights_outside_count_in_part(learns):
 @pytest.mark.parametrize("groups", [0, -2])
 def test_groups_must_be_positive(groups):
     with pytest.raises(ValueError, match=rf"groups={groups} must be at least 1"):
-        FLGConv2d(8, 8, 3, groups)
+        FLGConv2d(8, 8, 3, groups=groups)
 
 
 def test_groups_must_not_exceed_the_channels():
     with pytest.raises(ValueError, match=r"groups=12 must be at most in_channels=8"):
-        FLGConv2d(8, 16, 3, 12)
+        FLGConv2d(8, 16, 3, groups=12)
     with pytest.raises(ValueError, match=r"groups=12 must be at most out_channels=8"):
-        FLGConv2d(16, 8, 3, 12)
-    assert FLGConv2d(8, 16, 3, 8).groups == 8
+        FLGConv2d(16, 8, 3, groups=12)
+    assert FLGConv2d(8, 16, 3, groups=8).groups == 8
 
 
 @pytest.mark.parametrize("top_k", [0, -1])
 def test_top_k_must_be_positive(top_k):
     with pytest.raises(ValueError, match=rf"duplicate_top_k={top_k} must be at least 1, or None"):
-        FLGConv2d(8, 8, 3, 2, duplicate_top_k=top_k)
+        FLGConv2d(8, 8, 3, groups=2, duplicate_top_k=top_k)
 
 
 def test_unknown_score_and_estimator():
     with pytest.raises(ValueError, match=r"score='cosine' must be one of logit, softmax"):
-        FLGConv2d(8, 8, 3, 2, score="cosine")
+        FLGConv2d(8, 8, 3, groups=2, score="cosine")
     with pytest.raises(ValueError, match=r"estimator='gumbel' must be one of full, masked"):
-        FLGConv2d(8, 8, 3, 2, estimator="gumbel")
+        FLGConv2d(8, 8, 3, groups=2, estimator="gumbel")
 
 
 @pytest.mark.parametrize("logits", ["input_logits", "filter_logits"])
 def test_nan_in_the_logits_is_refused_in_the_forward_pass(logits):
-    layer = FLGConv2d(8, 8, 1, 2)
+    layer = FLGConv2d(8, 8, 1, groups=2)
     getattr(layer, logits).data[3, 1] = torch.nan
     with pytest.raises(ValueError, match=r"S or T.* contain NaN.*diverged"):
         layer(torch.zeros(1, 8, 4, 4))
@@ -420,3 +421,72 @@ def test_nan_in_the_logits_is_refused_in_the_forward_pass(logits):
 def test_an_input_with_other_channels_is_refused():
     with pytest.raises(RuntimeError, match=r"expected input.* to have 12 channels, but got 8"):
         learned_layer(3, dtype=torch.float32)(torch.zeros(1, 8, 5, 5))
+
+
+# As nn.Conv2d does
+
+
+def test_arguments_that_are_not_as_in_an_ordinary_convolution_are_refused():
+    with pytest.raises(ValueError, match="padding='same' must be a number"):
+        FLGConv2d(8, 8, 3, groups=2, padding="same")
+    with pytest.raises(TypeError):
+        FLGConv2d(8, 8, 3, 2)  # the stride of nn.Conv2d
+    with pytest.raises(TypeError):
+        FLGConv2d(8, 8, 3, groups=2, padding_mode="circular")
+
+
+@pytest.mark.parametrize("cls", [FLGConv2d, DrawnConv2d, RandomCopiesConv2d, RingConv2d])
+def test_device_and_type_are_those_asked_for(cls):
+    layer = cls(8, 8, 3, groups=2, duplicate_top_k=1, bias=True, dtype=torch.float64, device="meta")
+    assert {(t.device.type, t.dtype) for t in layer.parameters()} == {("meta", torch.float64)}
+    assert layer(torch.empty(2, 8, 5, 5, dtype=torch.float64, device="meta")).shape == (2, 8, 3, 3)
+
+
+@pytest.fixture(params=[(3, False), (3, True), (1, True)], ids=["3x3", "3x3 channels last", "1x1 channels last"])
+def watched(request):
+    """A layer and an input for it, on each of the ways in which the layer computes."""
+    size, last = request.param
+    torch.manual_seed(0)
+    x = torch.randn(2, 4, 6, 6)
+    layer = FLGConv2d(4, 6, size, groups=2, padding=size // 2, bias=True, duplicate_top_k=1)
+    return layer, x.contiguous(memory_format=torch.channels_last) if last else x
+
+
+def test_torch_func(watched):
+    layer, x = watched
+    parameters = dict(layer.named_parameters())
+
+    def loss(parameters, x):
+        return torch.func.functional_call(layer, parameters, (x,)).square().sum()
+
+    loss(parameters, x).backward()
+    for name, gradient in torch.func.grad(loss)(parameters, x).items():
+        torch.testing.assert_close(gradient, parameters[name].grad)
+    torch.testing.assert_close(torch.func.vmap(layer)(x[:, None])[:, 0], layer(x))
+    by_image = torch.func.vmap(torch.func.grad(loss), (None, 0))(parameters, x[:, None])
+    torch.testing.assert_close(by_image["weight"].sum(dim=0), layer.weight.grad)
+    _, forward = torch.func.jvp(layer, (x,), (x,))
+    bias = layer.bias[:, None, None]
+    torch.testing.assert_close(forward, layer(x) - bias)  # it is linear but for the bias
+
+
+@pytest.mark.filterwarnings("ignore")  # PyTorch's, about its own tracer
+def test_jit_trace(watched):
+    layer, x = watched
+    traced = torch.jit.trace(layer, x)
+    torch.testing.assert_close(traced(x + 1), layer(x + 1))
+
+
+def test_fake_tensors_have_the_shape(watched):
+    layer, x = watched
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert layer(mode.from_tensor(x)).shape == (2, 6, 6, 6)
+
+
+def test_autocast_leaves_double_precision_alone(watched):
+    layer, x = watched
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
+        assert layer.double()(x.double()).dtype == torch.float64
+    with pytest.raises(RuntimeError, match=r"(?i)type|dtype"):
+        layer(x)

@@ -21,7 +21,7 @@ from flgc_lib.methods import METHODS, Method, method_layer
 def built(cls, seed, channels=24, filters=16, groups=8, **options):
     """A layer from a seed, and the global generator's state after it."""
     torch.manual_seed(seed)
-    return cls(channels, filters, 1, groups, **({"duplicate_top_k": 3} | options)), torch.get_rng_state()
+    return cls(channels, filters, 1, groups=groups, **({"duplicate_top_k": 3} | options)), torch.get_rng_state()
 
 
 def rule_copies(layer):
@@ -110,7 +110,7 @@ def test_ring_is_fixed_and_still_learns_its_weights():
 
 def clustered(**options):
     torch.manual_seed(0)
-    return ClusteredConv2d(16, 24, 3, 4, padding=1, **options)
+    return ClusteredConv2d(16, 24, 3, groups=4, padding=1, **options)
 
 
 def test_clusters_start_equal_and_random_with_the_weights_of_flgc():
@@ -119,7 +119,7 @@ def test_clusters_start_equal_and_random_with_the_weights_of_flgc():
         assert members.sum(dim=0).tolist() == [size] * 4
         assert not torch.equal(members, F.one_hot(torch.arange(4 * size) // size, 4).bool())
     torch.manual_seed(0)
-    assert torch.equal(layer.weight, FLGConv2d(16, 24, 3, 4).weight)
+    assert torch.equal(layer.weight, FLGConv2d(16, 24, 3, groups=4).weight)
     assert not layer.input_logits.requires_grad
     assert not layer.filter_logits.requires_grad
 
@@ -252,7 +252,7 @@ SIZED = [BudgetConv2d, RandomBudgetConv2d, SelectedConv2d, RandomSelectionConv2d
 @pytest.fixture(params=SIZED, ids=lambda kind: kind.__name__)
 def sized(request):
     torch.manual_seed(0)
-    layer = request.param(16, 24, 3, 4, padding=1)
+    layer = request.param(16, 24, 3, groups=4, padding=1)
     layer.share = 1.5
     layer.regroup()
     return layer
@@ -267,7 +267,7 @@ def test_every_group_has_the_channels_that_it_is_given(sized):
 def test_the_weights_are_those_of_flgc_and_the_generator_is_left_as_by_flgc(sized):
     for kind in (FLGConv2d, type(sized)):
         torch.manual_seed(0)
-        weight, after = kind(16, 24, 3, 4, padding=1).weight, torch.rand(1)
+        weight, after = kind(16, 24, 3, groups=4, padding=1).weight, torch.rand(1)
         if kind is FLGConv2d:
             expected = weight, after
     assert torch.equal(weight, expected[0])
@@ -276,7 +276,7 @@ def test_the_weights_are_those_of_flgc_and_the_generator_is_left_as_by_flgc(size
 
 def test_a_budget_imports_what_matters_most_to_the_group():
     torch.manual_seed(0)
-    layer = BudgetConv2d(8, 8, 1, 2)
+    layer = BudgetConv2d(8, 8, 1, groups=2)
     layer.share = 1.25
     layer.regroup()
     members, copies = membership(layer.input_logits), layer.input_membership()
@@ -287,7 +287,7 @@ def test_a_budget_imports_what_matters_most_to_the_group():
 
 def test_a_selection_takes_what_matters_most_and_drops_what_nobody_needs():
     torch.manual_seed(0)
-    layer = SelectedConv2d(8, 8, 1, 2)
+    layer = SelectedConv2d(8, 8, 1, groups=2)
     with torch.no_grad():
         layer.weight.mul_(0.01)
         layer.weight[:, 3] = 9  # everybody needs channel 3, nobody 7
@@ -304,7 +304,7 @@ def test_a_random_selection_copies_and_drops_as_many_other_channels(kind, contro
     found = []
     for cls in (kind, control):
         torch.manual_seed(0)
-        layer = cls(32, 32, 1, 4)
+        layer = cls(32, 32, 1, groups=4)
         with torch.no_grad():
             layer.weight.mul_(torch.rand(32)[:, None, None])
         layer.regroup()
@@ -318,7 +318,7 @@ def test_a_random_selection_copies_and_drops_as_many_other_channels(kind, contro
 
 def test_random_imports_are_others_and_stay_when_groups_stay():
     torch.manual_seed(0)
-    layer = RandomBudgetConv2d(32, 32, 1, 4)
+    layer = RandomBudgetConv2d(32, 32, 1, groups=4)
     layer.regroup()
     before = layer.input_membership() & ~membership(layer.input_logits)
     best = layer.importance.masked_fill(membership(layer.input_logits), -1).topk(4, dim=0).indices

@@ -299,6 +299,28 @@ def test_embed_leaves_out_what_it_can_not_replace():
         embed(same, 2, where=lambda name, conv: name == "1")
 
 
+def test_embed_keeps_what_is_shared_frozen_or_hooked():
+    """One layer under two names, one weight or bias in two layers, parameters that do not learn, hooks, the mode."""
+    model = nn.ModuleDict({name: nn.Conv2d(8, 8, 1) for name in ("first", "a", "tied", "still")})
+    model["again"] = model["a"]
+    model["tied"].weight, model["tied"].bias = model["a"].weight, model["a"].bias
+    model["still"].requires_grad_(False).eval()
+    model["still"].bias.requires_grad_(True)
+    model["still"].register_forward_hook(lambda module, inputs, output: output + 1)
+    grouped = embed(model, 2)
+    assert grouped["again"] is grouped["a"]
+    for name in ("weight", "bias", "input_logits", "filter_logits"):
+        assert getattr(grouped["tied"], name) is getattr(grouped["a"], name)
+    assert grouped["tied"].bias is not model["a"].bias
+    assert [name for name, p in grouped["still"].named_parameters() if p.requires_grad] == ["bias"]
+    assert not grouped["still"].training
+    assert grouped["a"].training
+    x = torch.randn(1, 8, 2, 2)
+    assert torch.equal(grouped["still"](x), grouped["still"].forward(x) + 1)
+    with pytest.raises(ValueError, match=r"shares the weight .* pick both or neither"):
+        embed(model, 2, where=lambda name, conv: name == "a")
+
+
 def test_embed_says_when_nothing_was_replaced():
     with pytest.raises(
         ValueError, match=r"no convolution of Sequential was replaced: `where` or groups=9 excludes all"

@@ -39,16 +39,18 @@ ROOMS = {
     "flgc_lib/figures/": "train",
     "flgc_lib/course/": "notebooks",
     "flgc_lib/cli/": "train",
+    "book/": "book",
     "notebooks/": "notebooks",
     "notebooks/conftest.py": "dev",
     "tests/": "dev",
 }
 NEEDED_WITHOUT_IMPORT = {
-    "numpy": "Tensor.numpy(), whose arrays SciPy takes",
     "pyarrow": "pandas reads the hub's parquet files with it",
     "onnx": "torch.onnx writes with it",
     "onnxscript": "torch.onnx writes with it",
     "jupyterlab": "make lab",
+    "myst-nb": "make book",
+    "sphinx-book-theme": "make book",
     "ipykernel": "runs the notebooks",
     "ruff": "make test",
     "mypy": "make test",
@@ -116,6 +118,7 @@ def imports(path: Path) -> Imports:
 def files() -> Iterator[Path]:
     for folder, pattern in (
         ("flgc_lib", "**/*.py"),
+        ("book", "*.py"),
         ("tests", "*.py"),
         ("notebooks", "*.py"),
         ("notebooks", "*.ipynb"),
@@ -137,7 +140,7 @@ def distributions(modules: frozenset[str]) -> set[str]:
 
 
 INSTALLED = metadata.packages_distributions()
-OURS = {"flgc_lib", *(path.stem for path in ROOT.glob("tests/*.py"))}
+OURS = {"flgc_lib", *(path.stem for folder in ("book", "tests") for path in ROOT.glob(f"{folder}/*.py"))}
 LIBRARY = [path for path in files() if path.is_relative_to(ROOT / "flgc_lib")]
 
 

@@ -62,7 +62,7 @@ def test_a_layer_called_twice_and_by_name_is_traced():
     class Twice(nn.Module):
         def __init__(self):
             super().__init__()
-            self.conv = FLGConv2d(8, 8, 3, 2, padding=1)
+            self.conv = FLGConv2d(8, 8, 3, groups=2, padding=1)
 
         def forward(self, image):
             return self.conv(self.conv(x=image))
@@ -74,10 +74,10 @@ def test_a_layer_called_twice_and_by_name_is_traced():
 
 def test_torch_fx_cannot_look_into_a_layer():
     with pytest.raises(ValueError, match=r"as one step of a network, not look into it: trace .*nn.Sequential\(layer\)"):
-        fx.symbolic_trace(FLGConv2d(8, 8, 3, 2))
+        fx.symbolic_trace(FLGConv2d(8, 8, 3, groups=2))
     node = fx.Graph().placeholder("x")
     with pytest.raises(ValueError, match=r"as one step of a network"):
-        FLGConv2d(8, 8, 3, 2)(fx.Proxy(node))
+        FLGConv2d(8, 8, 3, groups=2)(fx.Proxy(node))
 
 
 # torch.compile and torch.export
@@ -87,7 +87,7 @@ def test_torch_fx_cannot_look_into_a_layer():
 def test_compiled_in_one_graph_it_computes_and_learns_the_same(learns):
     torch._dynamo.reset()
     torch.manual_seed(0)
-    layer = FLGConv2d(12, 10, 3, 5, padding=1, duplicate_top_k=3)
+    layer = FLGConv2d(12, 10, 3, groups=5, padding=1, duplicate_top_k=3)
     layer.learns = learns
     x = torch.randn(2, 12, 6, 6)
     gradients = []
@@ -102,7 +102,7 @@ def test_compiled_in_one_graph_it_computes_and_learns_the_same(learns):
 
 def test_exported_it_computes_the_same():
     torch.manual_seed(0)
-    layer, x = FLGConv2d(12, 10, 3, 5, padding=1, duplicate_top_k=3), torch.randn(2, 12, 6, 6)
+    layer, x = FLGConv2d(12, 10, 3, groups=5, padding=1, duplicate_top_k=3), torch.randn(2, 12, 6, 6)
     torch.testing.assert_close(torch.export.export(layer, (x,)).module()(x), layer(x))
 
 
@@ -171,7 +171,7 @@ def test_timm_turns_a_trained_network_into_ordinary_convolutions(method):
 @pytest.mark.parametrize("softness", [0.0, 0.25])
 def test_fuse_burns_the_mask_into_the_weight(softness):
     torch.manual_seed(0)
-    layer = FLGConv2d(12, 10, (3, 1), 5, stride=2, padding=(1, 0), dilation=(2, 1), bias=True, duplicate_top_k=3)
+    layer = FLGConv2d(12, 10, (3, 1), groups=5, stride=2, padding=(1, 0), dilation=(2, 1), bias=True, duplicate_top_k=3)
     layer = layer.double().to(memory_format=torch.channels_last)
     layer.softness = softness
     conv = layer.fuse()
@@ -185,4 +185,4 @@ def test_fuse_burns_the_mask_into_the_weight(softness):
     assert conv.weight.requires_grad
     x = torch.randn(2, 12, 9, 8, dtype=torch.float64)
     assert torch.equal(conv(x), layer(x))
-    assert FLGConv2d(8, 8, 1, 2).eval().fuse().bias is None
+    assert FLGConv2d(8, 8, 1, groups=2).eval().fuse().bias is None

@@ -21,7 +21,8 @@ def freeze(checkpoint: Path, output: Path, *, batch: int = 1, size: int = 32, tu
     """
     from flgc_lib.experiment.checkpoint import freeze_checkpoint
 
-    freeze_checkpoint(checkpoint, output, batch=batch, size=size, tune=tune)
+    frozen = freeze_checkpoint(checkpoint, output, batch=batch, size=size, tune=tune)
+    print(frozen.report())
     print(f"{output}: {output.stat().st_size / 1e6:.2f} MB, from {checkpoint.stat().st_size / 1e6:.2f} MB")
 
 

@@ -5,12 +5,15 @@ from pathlib import Path
 
 from flgc_lib.files import RESULTS, write_whole
 
+DOCUMENTS = (Path("README.md"), Path("README.ja.md"), Path("docs/performance.md"), Path("docs/result.md"))
+"""With tables and sentences that are computed from the records."""
+
 
 def figures(
     *,
     results: Path = RESULTS,
     folder: Path = Path("figures"),
-    documents: tuple[Path, ...] = (Path("README.md"), Path("docs/performance.md")),
+    documents: tuple[Path, ...] = DOCUMENTS,
     check: bool = False,
 ) -> None:
     """Draw every figure, and fill in every table, from the records.
@@ -18,7 +21,8 @@ def figures(
     Args:
         results: folder of the records.
         folder: where the figures go.
-        documents: whose tables, between `<!-- table: GRID -->` and `<!-- /table -->`, are filled in, if they exist.
+        documents: whose tables and sentences, between `<!-- table: GRID -->` and `<!-- /table -->`, are filled in, if
+            they exist.
         check: change nothing; compare the stored figures' numbers, and the tables, with the records.
     """
     from flgc_lib.figures import draw, tables

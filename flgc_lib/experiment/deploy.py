@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from flgc_lib.data import Batches, Dataset, load
-from flgc_lib.experiment.checkpoint import read_checkpoint
+from flgc_lib.experiment.checkpoint import check_images, trained_network
 from flgc_lib.experiment.records import code_version, processor_name
 from flgc_lib.files import ROOT, write_whole
 from flgc_lib.frozen import engines, freeze
@@ -53,11 +53,10 @@ def export_checkpoint(
     Raises:
         ValueError: if the file is no checkpoint of this library, and as `engines.Exporter`.
     """
-    saved, state = read_checkpoint(checkpoint, advice="give the path of a run's last.ckpt")
+    check_images(batch, size)
+    saved, model = trained_network(checkpoint)
     if results is not None and calibrate is None:
         raise ValueError(f"results={results} gets a row about accuracy: give calibrate, the dataset to test on")
-    model = saved.settings.network()
-    model.load_state_dict(state)
     frozen = freeze(model)
     data = None if calibrate is None else load(calibrate, root)
     images = None if data is None else next(iter(Batches(data.train_images, data.train_labels, CALIBRATION_IMAGES)))[0]

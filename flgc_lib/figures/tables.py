@@ -13,26 +13,26 @@ from flgc_lib.experiment import arms, deploy
 from flgc_lib.experiment.analysis import Records, accuracy_by, arm_columns, of_grid
 from flgc_lib.experiment.contrasts import answer
 from flgc_lib.experiment.grids import Grid
+from flgc_lib.figures import result
 from flgc_lib.grouping import check_choice
 
-_MARKED = re.compile(
-    r"(?P<open><!-- (?P<kind>table|answer): (?P<of>\w+) -->)\n.*?(?P<close><!-- /(?P=kind) -->)", re.DOTALL
-)
+_MARKED = re.compile(r"(?P<open><!-- (?P<kind>\w+): (?P<of>\w+) -->)\n.*?(?P<close><!-- /(?P=kind) -->)", re.DOTALL)
 
 
 def filled(document: Path, results: Path) -> str:
     """The text of a document with its tables and answers computed anew from the records.
 
     A table stands between the lines `<!-- table: GRID -->` and `<!-- /table -->`, the answer to the paper's question
-    between `<!-- answer: GRID -->` and `<!-- /answer -->`. Tables that are of no grid: `bench`, all of the benchmark;
-    `choice`, its fastest; `engines`, accuracy in other engines. One without records stays as it is.
+    between `<!-- answer: GRID -->` and `<!-- /answer -->`, and so on for all of `KINDS`. Tables that are of no grid:
+    `bench`, all of the benchmark; `choice`, its fastest; `engines`, accuracy in other engines. One without records
+    stays as it is.
 
     Args:
         document: Markdown.
         results: folder of the records.
 
     Raises:
-        ValueError: if an experiment has another name, and as `of_grid`.
+        ValueError: if an experiment, or a kind, has another name, and as `of_grid`.
     """
 
     def fill(match: re.Match[str]) -> str:
@@ -45,15 +45,15 @@ def filled(document: Path, results: Path) -> str:
 
 def _of_grid(kind: str, grid: str, results: Path) -> str:
     check_choice(kind, grid, Grid)
+    if kind not in KINDS:
+        raise ValueError(f"<!-- {kind}: {grid} --> is not known: computed from records are {', '.join(KINDS)}")
     records = of_grid(cast(Grid, grid), results)
-    if records.runs.empty:
+    if records.runs.empty and kind != "progress":
         return ""
-    if kind == "table":
-        return _accuracy(records)
-    return _contrasts(records) if grid == "power" else answer(records)
+    return _power(records) if (kind, grid) == ("answer", "power") else KINDS[kind](records)
 
 
-def _contrasts(records: Records) -> str:
+def _power(records: Records) -> str:
     """The contrasts of `power` with their verdicts, and what every arm costs and reaches."""
     judged = [
         {
@@ -115,7 +115,7 @@ def _speed(rows: pd.DataFrame) -> str:
     dense = rows[rows["candidate"] == BASELINE].iloc[0]
     load = report.load(dense["batch"], dense["threads"])
     heading = (
-        f"#### `{dense['stem']}` stem, {dense['size']} × {dense['size']}, {load} ({dense['processor']}); "
+        f"### `{dense['stem']}` stem, {dense['size']} × {dense['size']}, {load} ({dense['processor']}); "
         f"dense eager {dense['milliseconds']:.1f} ms"
     )
     table = [
@@ -187,3 +187,13 @@ def _markdown(rows: Sequence[Mapping[str, object]]) -> str:
     """A table; the keys of the rows are the heads of its columns."""
     lines = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)]
     return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in lines)
+
+
+KINDS: Mapping[str, Callable[[Records], str]] = {
+    "table": _accuracy,
+    "answer": answer,
+    "differences": lambda records: _markdown(result.differences(records)),
+    "use": result.use,
+    "progress": result.progress,
+}
+"""What a document may ask for, and what computes it."""

@@ -1,10 +1,13 @@
 """The inference engine: a trained network becomes a small, fast one with the same outputs.
 
-In reading order: `network` (what is called from outside), `layer` and `forms` (one convolution, and the exact ways to
-compute it), `convert` and `fuse` (how a trained network becomes frozen layers), `autotune`, `saving`, `export`; and in
-`kernel/` the machine code.
+In reading order: `freezing` (what is called from outside) and `network` (what it returns); `layer` and `forms` (one
+convolution, and the exact ways to compute it), `convert` (how it is made from a trained one); `capture`, `fuse` and
+`orders` (a network as a graph, and its rewriting), `modules` (what cannot be captured), `check` (the comparison of
+outputs); `autotune`, `saving` and `plan`, `export`; and in `kernel/` the machine code.
 """
 
-from flgc_lib.frozen.network import FrozenNetwork, freeze, load, save
+from flgc_lib.frozen.freezing import freeze
+from flgc_lib.frozen.network import FrozenNetwork
+from flgc_lib.frozen.saving import load, save
 
 __all__ = ["FrozenNetwork", "freeze", "load", "save"]

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +54,7 @@ def medians(candidates: Mapping[str, Callable[[], object]], repetitions: int = R
 
 
 @torch.no_grad()
-def autotune(network: nn.Module, example: Tensor) -> tuple[int | None, list[Timing]]:
+def autotune(network: nn.Module, example: tuple[Any, ...]) -> tuple[int | None, list[Timing]]:
     """Sets every frozen layer of `network` to its fastest form for what it is given when `example` comes in.
 
     The choices are then tried together, because forms side by side may do worse than each alone (the kernel's threads
@@ -62,7 +63,7 @@ def autotune(network: nn.Module, example: Tensor) -> tuple[int | None, list[Timi
 
     Args:
         network: a frozen network.
-        example: a batch like those to come.
+        example: what it is called with, a batch like those to come.
 
     Returns:
         How many images of a batch should go through the network together, None for all of them; and the timings, one
@@ -70,7 +71,8 @@ def autotune(network: nn.Module, example: Tensor) -> tuple[int | None, list[Timi
     """
     layers = frozen_convolutions(network)
     images, timings = _images_at_once(network, example)
-    for name, inputs in _inputs_of(layers, network, example[:images]):
+    small = example if images is None else (example[0][:images],)
+    for name, inputs in _inputs_of(layers, network, small):
         layer = network.get_submodule(name)
         assert isinstance(layer, FrozenConv2d)
         seconds = medians({form: partial(_run_layer, layer, form, inputs) for form in layer.available_forms()})
@@ -97,21 +99,21 @@ def _run_layer(layer: FrozenConv2d, form: Form, inputs: tuple[Tensor, ...]) -> N
 
 
 def _run_network(
-    network: nn.Module, layers: Layers, forms: dict[str, Form], example: Tensor, images: int | None
+    network: nn.Module, layers: Layers, forms: dict[str, Form], example: tuple[Any, ...], images: int | None
 ) -> None:
     for name, layer in layers:
         layer.use(forms[name])
     in_parts(network, example, images)
 
 
-def _images_at_once(network: nn.Module, example: Tensor) -> tuple[int | None, list[Timing]]:
+def _images_at_once(network: nn.Module, example: tuple[Any, ...]) -> tuple[int | None, list[Timing]]:
     """A few images' maps stay in the cache from layer to layer, those of a large batch do not."""
-    whole = network(example)
-    threads = torch.get_num_threads()
-    sizes = [n for n in sorted({1, threads, 4 * threads}) if n < len(example)]
-    if not isinstance(whole, Tensor):
+    whole = network(*example)
+    if len(example) != 1 or not isinstance(whole, Tensor) or not isinstance(example[0], Tensor) or not example[0].ndim:
         return None, []
-    sizes = [n for n in sizes if torch.allclose(in_parts(network, example, n), whole, rtol=1e-3, atol=1e-4)]
+    threads = torch.get_num_threads()
+    sizes = [n for n in sorted({1, threads, 4 * threads}) if n < len(example[0])]
+    sizes = [n for n in sizes if _same_in_parts(network, example, n, whole)]
     if not sizes:  # one image, or a network in which a batch is more than its images
         return None, []
     candidates = {f"{n} images": partial(in_parts, network, example, n) for n in sizes}
@@ -122,11 +124,20 @@ def _images_at_once(network: nn.Module, example: Tensor) -> tuple[int | None, li
     return chosen, [Timing("batch", best, _in_milliseconds(seconds))]
 
 
-def in_parts(network: nn.Module, x: Tensor, images: int | None) -> Tensor:
-    """The network's results, `images` of the batch at a time; None for all."""
-    if images is None or len(x) <= images:
-        return network(x)
-    return torch.cat([network(part) for part in x.split(images)])
+def _same_in_parts(network: nn.Module, example: tuple[Any, ...], images: int, whole: Tensor) -> bool:
+    """Whether a batch is no more than its images, of which one output each comes out."""
+    try:
+        parts = in_parts(network, example, images)
+    except (RuntimeError, ValueError, IndexError):  # it takes batches of one size only, or its outputs have no batch
+        return False
+    return parts.shape == whole.shape and bool((parts - whole).abs().max() <= 1e-5 * whole.abs().max())
+
+
+def in_parts(network: nn.Module, inputs: tuple[Any, ...], images: int | None) -> Any:
+    """The network's results, `images` of the batch of its one input at a time; None for all."""
+    if images is None or len(inputs[0]) <= images:
+        return network(*inputs)
+    return torch.cat([network(part) for part in inputs[0].split(images)])
 
 
 def table(timings: Iterable[Timing]) -> str:
@@ -146,15 +157,15 @@ def _in_milliseconds(seconds: dict[str, float]) -> dict[str, float]:
     return {name: value * 1e3 for name, value in seconds.items()}
 
 
-def _inputs_of(layers: Layers, network: nn.Module, example: Tensor) -> list[tuple[str, tuple[Tensor, ...]]]:
+def _inputs_of(layers: Layers, network: nn.Module, example: tuple[Any, ...]) -> list[tuple[str, tuple[Tensor, ...]]]:
     seen: dict[str, tuple[Tensor, ...]] = {}
 
-    def remember(name: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen[name] = inputs
+    def remember(name: str, _: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+        seen[name] = (*inputs, *named.values())
 
-    handles = [layer.register_forward_pre_hook(partial(remember, name)) for name, layer in layers]
+    handles = [layer.register_forward_pre_hook(partial(remember, name), with_kwargs=True) for name, layer in layers]
     try:
-        network(example)
+        network(*example)
     finally:
         for handle in handles:
             handle.remove()

@@ -3,19 +3,40 @@
 Source: Wang et al. 2019, section 3.4: filters and channels are re-ordered after training so that groups lie together.
 """
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from flgc_lib.controls import ShuffledConv2d
 from flgc_lib.frozen.forms import Group, LayerPlan
 from flgc_lib.frozen.layer import FrozenConv2d
+from flgc_lib.frozen.window import Window
 from flgc_lib.layers import FLGConv2d
+
+Members = Sequence[tuple[Tensor, Tensor]]
+"""(input channels, filters) of every group that has filters, as indices in the order of the weights."""
+
+
+class Affine(NamedTuple):
+    """What follows a convolution channel by channel: a multiplication and a sum."""
+
+    scale: Tensor
+    """float64 (N,)."""
+    shift: Tensor
+    """float64 (N,)."""
+    numbers: int
+    """How many numbers the trained network has for it."""
 
 
 def is_convertible(module: nn.Module) -> bool:
-    """Whether `from_convolution` can freeze the module: learned groups, or a zero-padded `nn.Conv2d`, also shuffled."""
+    """Whether `from_convolution` can freeze the module: learned groups, or a zero-padded `nn.Conv2d`, also shuffled.
+
+    Classes derived from these compute what they like, and are left alone if they define how.
+    """
     if isinstance(module, FLGConv2d):
-        return True
+        return all(getattr(type(module), name) is getattr(FLGConv2d, name) for name in ("forward", "_mask"))
     plain = type(module) in (nn.Conv2d, ShuffledConv2d)
     return plain and module.padding_mode == "zeros" and not isinstance(module.padding, str)
 
@@ -33,59 +54,112 @@ def from_convolution(conv: nn.Module, norm: nn.BatchNorm2d | None = None, *, rel
         The frozen layer, on the convolution's device and of its type.
     """
     assert isinstance(conv, FLGConv2d | nn.Conv2d)
-    scale, shift = _affine(conv, norm)
-    groups = []
-    for channels, filters in _members(conv):
-        weight = conv.weight[filters]
-        if isinstance(conv, FLGConv2d):
-            weight = weight[:, channels]
-        groups.append(Group(channels, weight.double() * scale[filters, None, None, None], shift[filters], filters))
-    trained = [*([] if conv.bias is None else [conv.bias]), *([] if norm is None else norm.parameters())]
+    window = Window(_two(conv.kernel_size), _two(conv.stride), _two(conv.padding), _two(conv.dilation))
+    weight: Tensor = conv.weight
+    groups: int | Members = conv.groups
+    if isinstance(conv, FLGConv2d | ShuffledConv2d):
+        weight, groups = dense_weight(conv), own_members(conv)
+    return from_weight(weight, conv.bias, window, groups, [] if norm is None else [_affine(norm)], relu=relu)
+
+
+@torch.no_grad()
+def from_weight(
+    weight: Tensor,
+    bias: Tensor | None,
+    window: Window,
+    groups: int | Members,
+    affines: Sequence[Affine] = (),
+    *,
+    relu: bool = False,
+    seen: bool = False,
+) -> FrozenConv2d:
+    """A frozen layer from the tensors of a convolution.
+
+    Args:
+        weight: (N, C, kh, kw) for learned groups, (N, C / groups, kh, kw) for a number of groups.
+        bias: (N,), or None.
+        window: the sliding window.
+        groups: their number, or the channels and filters of each.
+        affines: what follows, in this order.
+        relu: whether a ReLU follows it.
+        seen: whether another layer of the network has the same weight, which counts once.
+    """
+    filters = len(weight)
+    scale, shift = weight.new_ones(filters, dtype=torch.float64), weight.new_zeros(filters, dtype=torch.float64)
+    if bias is not None:
+        shift = bias.double()
+    for affine in affines:
+        scale, shift = scale * affine.scale.to(scale), shift * affine.scale.to(scale) + affine.shift.to(scale)
+    parts = []
+    for channels, outputs in _equal_members(weight, groups) if isinstance(groups, int) else groups:
+        part = weight[outputs] if isinstance(groups, int) else weight[outputs][:, channels]
+        parts.append(Group(channels, part.double() * scale[outputs, None, None, None], shift[outputs], outputs))
+    numbers = sum(part.weight.numel() for part in parts)
+    trained = sum(affine.numbers for affine in affines) + (0 if bias is None or seen else filters)
     plan = LayerPlan(
-        conv.in_channels,
-        conv.out_channels,
-        kernel_size=_two(conv.kernel_size),
-        stride=_two(conv.stride),
-        padding=_two(conv.padding),
-        dilation=_two(conv.dilation),
-        group_inputs=tuple(len(group.inputs) for group in groups),
-        group_filters=tuple(len(group.outputs) for group in groups),
+        weight.shape[1] * groups if isinstance(groups, int) else weight.shape[1],
+        filters,
+        kernel_size=window.kernel_size,
+        stride=window.stride,
+        padding=window.padding,
+        dilation=window.dilation,
+        group_inputs=tuple(len(part.inputs) for part in parts),
+        group_filters=tuple(len(part.outputs) for part in parts),
         relu=relu,
-        folded=sum(p.numel() for p in trained) - conv.out_channels,
+        folded=trained - filters - (numbers if seen else 0),
     )
-    layer = FrozenConv2d(plan).to(conv.weight)
-    layer.fill(groups)
+    layer = FrozenConv2d(plan).to(weight)
+    layer.fill(parts)
     return layer
 
 
-def _members(conv: nn.Conv2d | FLGConv2d) -> list[tuple[Tensor, Tensor]]:
-    """(input channels, filters) of every group that has filters, as indices in the order of the weights."""
+def own_members(conv: FLGConv2d | ShuffledConv2d) -> Members:
+    """The groups that a convolution has learned, one of everything in its soft start; or those of a shuffle."""
     device = conv.weight.device
-    if isinstance(conv, FLGConv2d):
-        A, B = conv.input_membership(), conv.filter_membership()  # (C, G), (N, G)
-        return [(a.nonzero().flatten(), b.nonzero().flatten()) for a, b in zip(A.T, B.T, strict=True) if b.any()]
     channels = torch.arange(conv.in_channels, device=device)
+    filters = torch.arange(conv.out_channels, device=device)
     if isinstance(conv, ShuffledConv2d):
-        channels = channels.view(conv.groups, -1).T.flatten()  # what the shuffle puts at each place
-    filters = torch.arange(conv.out_channels, device=device).chunk(conv.groups)
-    return list(zip(channels.chunk(conv.groups), filters, strict=True))
+        dealt = channels.view(conv.groups, -1).T.flatten()  # what the shuffle puts at each place
+        return list(zip(dealt.chunk(conv.groups), filters.chunk(conv.groups), strict=True))
+    if conv.softness != 0:
+        return [(channels, filters)]
+    A, B = conv.input_membership(), conv.filter_membership()  # (C, G), (N, G)
+    return [(a.nonzero().flatten(), b.nonzero().flatten()) for a, b in zip(A.T, B.T, strict=True) if b.any()]
 
 
-def _affine(conv: nn.Conv2d | FLGConv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor]:
-    """Scale and shift, (N,) each in float64, that bias and norm do to what the weights compute."""
-    scale = conv.weight.new_ones(conv.out_channels, dtype=torch.float64)
-    shift = torch.zeros_like(scale) if conv.bias is None else conv.bias.double()
-    if norm is None:
-        return scale, shift
+@torch.no_grad()
+def dense_weight(conv: FLGConv2d | ShuffledConv2d) -> Tensor:
+    """What the convolution multiplies with, shape (N, C, kh, kw): outside its groups zeros, but for a soft start."""
+    if isinstance(conv, FLGConv2d):
+        mask = conv.connection_mask()
+        return conv.weight * (mask + conv.softness * (1 - mask))[:, :, None, None]
+    weight = conv.weight.new_zeros(conv.out_channels, conv.in_channels, *_two(conv.kernel_size))
+    for channels, filters in own_members(conv):
+        weight[filters[:, None], channels] = conv.weight[filters]
+    return weight
+
+
+def _equal_members(weight: Tensor, groups: int) -> Members:
+    channels = torch.arange(weight.shape[1] * groups, device=weight.device).chunk(groups)
+    filters = torch.arange(len(weight), device=weight.device).chunk(groups)
+    return list(zip(channels, filters, strict=True))
+
+
+def _affine(norm: nn.BatchNorm2d) -> Affine:
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight.double()
-    shift = (shift - norm.running_mean.double()) * scale
-    if norm.bias is not None:
-        shift = shift + norm.bias.double()
-    return scale, shift
+    return norm_affine(norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
+
+
+def norm_affine(mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Affine:
+    """What a batch norm with running statistics does to each channel."""
+    scale = (variance.double() + eps).rsqrt()
+    if weight is not None:
+        scale = scale * weight.double()
+    shift = -mean.double() * scale
+    if bias is not None:
+        shift = shift + bias.double()
+    return Affine(scale, shift, sum(t.numel() for t in (weight, bias) if t is not None))
 
 
 def _two(value: tuple[int, ...] | str) -> tuple[int, int]:
@@ -114,7 +188,7 @@ def read_order(layer: FrozenConv2d, position: Tensor) -> None:
     layer before wrote side by side is then read as one slice wherever the groups allow.
     """
     groups = []
-    for group in layer.groups():
+    for group in layer.parts():
         inputs = position[group.inputs.long()]
         order = inputs.argsort()
         groups.append(group._replace(inputs=inputs[order], weight=group.weight[:, order]))

@@ -16,6 +16,7 @@ A form is a function that takes a plan and the groups, derives from them what it
 Source: Wang et al. 2019, section 3.4 (re-ordering after training); Dukhan 2019, arXiv 1907.02129 (indirection).
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,10 +28,18 @@ from torch.nn import functional as F
 
 from flgc_lib.frozen.window import Window
 
+_NO_KERNEL = "Numba does not work here, so frozen networks compute in PyTorch's operations, which is slower"
 try:
     from flgc_lib.frozen.kernel.indirect import IndirectConvolution
-except ImportError:  # no Numba: everything else works without it
-    IndirectConvolution = None  # type: ignore[assignment, misc]
+except (
+    ImportError,
+    OSError,
+    RuntimeError,
+    AttributeError,
+) as error:  # how Numba refuses a NumPy, a folder, a processor
+    IndirectConvolution = None  # type: ignore[assignment, misc]  # everything else works
+    if not isinstance(error, ModuleNotFoundError):
+        warnings.warn(f"{_NO_KERNEL} ({type(error).__name__}: {error})", RuntimeWarning, stacklevel=2)
 
 Form = Literal["loop", "equal", "matmul", "dense", "indirect"]
 
@@ -100,16 +109,21 @@ def available_forms(plan: LayerPlan, weight: Tensor) -> list[Form]:
 
 def _indirect(plan: LayerPlan, groups: Groups) -> Computation:
     inputs, weights, biases, outputs = zip(*groups, strict=True)
-    return IndirectConvolution(
-        plan.window,
-        weights,
-        inputs,
-        torch.cat(outputs),
-        torch.cat(biases),
-        plan.in_channels,
-        relu=plan.relu,
-        overwrite=plan.overwrite,
-    )
+    try:
+        return IndirectConvolution(
+            plan.window,
+            weights,
+            inputs,
+            torch.cat(outputs),
+            torch.cat(biases),
+            plan.in_channels,
+            relu=plan.relu,
+            overwrite=plan.overwrite,
+        )
+    except Exception as error:  # the machine code could not be made, or not be kept
+        if FORMS.pop("indirect", None):
+            warnings.warn(f"{_NO_KERNEL} ({type(error).__name__}: {error})", RuntimeWarning, stacklevel=2)
+        return _equal(plan, groups)
 
 
 def _then_sum_and_relu(form: Callable[[LayerPlan, Groups], Convolution]) -> Callable[[LayerPlan, Groups], Computation]:

@@ -1,201 +1,278 @@
-"""Rewriting a network's graph: convolution, norm, residual sum and ReLU become one frozen layer.
+"""Rewriting a captured graph: convolution, norm, residual sum and ReLU become one frozen layer.
 
-The rewriting is by torch.fx. Only what is certain is fused: a norm, sum or ReLU that is the one reader of what comes
-before it. What torch.fx cannot trace is searched for parts that it can.
+Only what is certain is fused: a norm, sum or ReLU that is the one reader of what comes before it. The graph has no
+views that are written to and no operation in place, so that an operation may move to where its result is read.
 """
 
-import inspect
-import operator
-from dataclasses import replace
-from typing import cast
+from collections.abc import Mapping
+from typing import Any, NamedTuple, cast
 
 import torch
-from torch import fx, nn
-from torch.nn import functional as F
+from torch import Tensor, fx
 
-from flgc_lib.controls import ShuffledConv2d
-from flgc_lib.frozen.convert import from_convolution, is_convertible, read_order, release_order
-from flgc_lib.frozen.layer import FrozenConv2d
-from flgc_lib.layers import FLGConv2d
+from flgc_lib.frozen.constants import Constants
+from flgc_lib.frozen.convert import Affine, Members, from_weight, norm_affine
+from flgc_lib.frozen.layer import FrozenConv2d, place
+from flgc_lib.frozen.orders import carry_orders, reuse_memory
+from flgc_lib.frozen.window import Window
 
-POINTWISE = nn.ReLU | nn.ReLU6 | nn.SiLU | nn.GELU | nn.Hardswish | nn.LeakyReLU | nn.ELU | nn.Sigmoid
-"""They treat all channels alike, so that a channel order passes through."""
-
-
-class _Tracer(fx.Tracer):
-    """Keeps learned and shuffled convolutions whole, as torch.fx keeps those of torch.nn."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, FLGConv2d | ShuffledConv2d) or super().is_leaf_module(m, module_qualified_name)
+aten = torch.ops.aten
 
 
-def fuse(model: nn.Module) -> nn.Module:
-    """Replaces all convolutions of `model`, which is used up, by frozen ones.
+class Fused(NamedTuple):
+    """What became of a graph's convolutions and what follows them."""
 
-    Returns:
-        An `fx.GraphModule` if the network can be traced as a whole; else the model with its traceable parts replaced.
+    convolutions: int
+    norms: int
+    sums: int
+    relus: int
+    left_alone: tuple[str, ...]
+    """Convolutions that stayed what they were, each with the reason."""
+
+
+def fuse(traced: fx.GraphModule, learned: Mapping[str, Members]) -> Fused:
+    """Replaces the convolutions of a captured graph, in place, by frozen layers.
+
+    Args:
+        traced: from `capture`.
+        learned: name of a weight in it -> the groups that its convolution has learned.
     """
-    if is_convertible(model):
-        return from_convolution(model)
-    traced = _trace(model)
-    if traced is None:
-        for name, child in model.named_children():
-            setattr(model, name, fuse(child))
-        return model
-    _make_functional(traced)
-    _fuse_convolutions(traced)
-    _carry_orders(traced)
-    _reuse_memory(traced)
+    _erase_unread(traced.graph)  # whole branches, where a network computes what it does not return
+    fusing = _Fusing(traced, learned)
+    for node in list(traced.graph.nodes):
+        if node.op == "call_function" and node.target in _CONVOLUTIONS:
+            fusing.convolution(node)
+    _erase_unread(traced.graph)
+    carry_orders(traced)
+    reuse_memory(traced)
     traced.graph.lint()
-    traced.recompile()
     traced.delete_all_unused_submodules()
-    return traced
+    _drop_unused_tensors(traced)
+    traced.recompile()
+    return fusing.fused()
 
 
-def split_fused_norms(model: nn.Module) -> None:
-    """Takes timm's norm-and-activation layers apart, in place: a plain norm can be folded and a ReLU fused."""
-    for name, child in model.named_children():
-        if isinstance(child, nn.BatchNorm2d) and isinstance(getattr(child, "act", None), nn.Module):
-            norm = nn.BatchNorm2d(child.num_features, child.eps, child.momentum, child.affine).to(child.running_mean)
-            norm.load_state_dict(child.state_dict(), strict=False)
-            after = [layer for layer in (getattr(child, "drop", None), child.act) if isinstance(layer, nn.Module)]
-            setattr(model, name, nn.Sequential(norm.eval(), *after))
+_CONVOLUTIONS = {aten.conv2d.default, aten.conv2d.padding, aten.convolution.default}
+_OTHER_CONVOLUTIONS = {"conv1d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution"}
+
+
+class _Chain:
+    """A convolution and the operations behind it that become one layer with it."""
+
+    def __init__(self, node: fx.Node) -> None:
+        self.nodes = [node]
+        self.norms: list[tuple[fx.Node, Affine]] = []
+        self.residual: fx.Node | None = None
+        self.relu = False
+
+    def reader(self) -> fx.Node | None:
+        """Who alone reads the result so far, None if several do."""
+        users = self.nodes[-1].users
+        return next(iter(users)) if len(users) == 1 else None
+
+
+class _Fusing:
+    def __init__(self, traced: fx.GraphModule, learned: Mapping[str, Members]) -> None:
+        self.traced = traced
+        self.learned = learned
+        self.constants = Constants(traced)
+        self.layers: dict[Any, str] = {}
+        self.counts = dict.fromkeys(("convolutions", "norms", "sums", "relus"), 0)
+        self.reasons: list[str] = []
+
+    def fused(self) -> Fused:
+        for node in self.traced.graph.nodes:
+            kind = node.target._opname if isinstance(node.target, torch._ops.OpOverload) else ""
+            if kind in _OTHER_CONVOLUTIONS and node.target not in _CONVOLUTIONS:
+                self.reasons.append(f"{node.name}: not an ordinary convolution of two dimensions")
+        return Fused(**self.counts, left_alone=tuple(self.reasons))
+
+    def convolution(self, node: fx.Node) -> None:
+        given = arguments(node)
+        weight, bias = (self.constants.tensor(given[name]) for name in ("weight", "bias"))
+        window = None if weight is None else _window(given, weight)
+        if given.get("transposed"):
+            self.reasons.append(f"{node.name}: transposed")
+        elif cast(fx.Node, node.args[0]).meta["val"].ndim != 4:
+            self.reasons.append(f"{node.name}: for one image without a batch")
+        elif weight is None or (given["bias"] is not None and bias is None):
+            self.reasons.append(f"{node.name}: its weights depend on the input")
+        elif window is None:
+            self.reasons.append(f"{node.name}: uneven padding")
         else:
-            split_fused_norms(child)
+            self._replace(self._follow(node), weight, bias, window, int(given["groups"]))
 
+    def _follow(self, node: fx.Node) -> _Chain:
+        chain = _Chain(node)
+        while (found := self._affine(chain)) is not None:
+            chain.norms.append((chain.nodes[-1], found))
+        reader = chain.reader()
+        if reader is not None and reader.target is aten.add.Tensor and reader.kwargs.get("alpha", 1) == 1:
+            others = [a for a in reader.args if a is not chain.nodes[-1]]
+            if len(others) == 1 and isinstance(others[0], fx.Node) and _same_form(others[0], node):
+                chain.residual = others[0]
+                chain.nodes.append(reader)
+                reader = chain.reader()
+        if reader is not None and reader.target is aten.relu.default:
+            chain.relu = True
+            chain.nodes.append(reader)
+        return chain
 
-def _trace(model: nn.Module) -> fx.GraphModule | None:
-    required = [p for p in _parameters(model) if p.default is p.empty]
-    if len(required) != 1 or isinstance(model, nn.ModuleList | nn.ModuleDict):
+    def _affine(self, chain: _Chain) -> Affine | None:
+        """What the next operation does to each channel, if that is a multiplication or a sum; appends it."""
+        reader, last = chain.reader(), chain.nodes[-1]
+        if reader is None or reader.op != "call_function":
+            return None
+        channels = int(last.meta["val"].shape[1])
+        if reader.target in (aten.batch_norm.default, aten._native_batch_norm_legit_no_training.default):
+            affine = self._norm(reader, last)
+            if affine is None:
+                return None
+            chain.nodes.append(reader)
+            if reader.target is aten._native_batch_norm_legit_no_training.default:
+                chain.nodes.append(next(user for user in reader.users if user.args[1] == 0))
+            return affine
+        if reader.target in (aten.mul.Tensor, aten.add.Tensor) and reader.kwargs.get("alpha", 1) == 1:
+            constants = [self.constants.value(a) for a in reader.args if a is not last]
+            by_channel = _by_channel(constants[0], channels, last) if len(constants) == 1 else None
+            if by_channel is not None:
+                chain.nodes.append(reader)
+                one, zero = torch.ones_like(by_channel), torch.zeros_like(by_channel)
+                is_product = reader.target is aten.mul.Tensor
+                return Affine(by_channel, zero, 0) if is_product else Affine(one, by_channel, 0)
         return None
-    # Arguments with a default keep it: a tracer's stand-in is never None, and would take the wrong branch.
-    defaults = {p.name: p.default for p in _parameters(model) if p.default is not p.empty}
-    try:
-        return fx.GraphModule(model, _Tracer().trace(model, defaults))
-    except Exception:  # torch.fx runs the network's own code, which may raise anything on a stand-in
-        return None
+
+    def _norm(self, reader: fx.Node, last: fx.Node) -> Affine | None:
+        given = arguments(reader)
+        if given.get("training") or given["input"] is not last:
+            return None
+        if len(reader.users) != 1 and "training" not in given:
+            return None
+        mean, variance = (self.constants.tensor(given[name]) for name in ("running_mean", "running_var"))
+        weight, bias = (self.constants.tensor(given[name]) for name in ("weight", "bias"))
+        known = [(given["weight"], weight), (given["bias"], bias)]
+        if mean is None or variance is None or any(a is not None and t is None for a, t in known):
+            return None
+        return norm_affine(mean, variance, weight, bias, given["eps"])
+
+    def _replace(self, chain: _Chain, weight: Tensor, bias: Tensor | None, window: Window, groups: int) -> None:
+        graph, first, last = self.traced.graph, chain.nodes[0], chain.nodes[-1]
+        source = cast(fx.Node, arguments(first)["weight"])
+        name = str(source.target) if source.op == "get_attr" else first.name
+        key = (source, window, groups, chain.relu, *(reader for reader, _ in chain.norms))
+        seen = any(k[0] is source for k in self.layers)
+        layer = None
+        if key not in self.layers:
+            affines = [affine for _, affine in chain.norms]
+            members = self.learned.get(name, groups)
+            layer = from_weight(weight, bias, window, members, affines, relu=chain.relu, seen=seen)
+        with graph.inserting_before(last):
+            inputs = tuple(a for a in (first.args[0], chain.residual) if a is not None)
+            new = graph.create_node("call_module", "", inputs, name="convolution")
+        new.meta = last.meta
+        last.replace_all_uses_with(new)
+        for old in reversed(chain.nodes):
+            for unused in list(old.users):
+                graph.erase_node(unused)
+            graph.erase_node(old)
+        if layer is not None:
+            _erase_unread(graph)
+            owner = name.rpartition(".")[0] or "convolution" if source.op == "get_attr" else name
+            self.layers[key] = self._free_name(owner)
+            place(self.traced, self.layers[key], layer)
+        new.target = self.layers[key]
+        self.counts["convolutions"] += 1
+        self.counts["norms"] += len(chain.norms)
+        self.counts["sums"] += chain.residual is not None
+        self.counts["relus"] += chain.relu
+
+    def _free_name(self, name: str) -> str:
+        """A place for the layer where neither another layer nor a tensor lies that is still read."""
+        taken = {str(n.target) for n in self.traced.graph.nodes if n.op == "get_attr"} | set(self.layers.values())
+        candidate, number = name, 1
+        while any(f"{t}.".startswith(f"{candidate}.") or f"{candidate}.".startswith(f"{t}.") for t in taken):
+            number += 1
+            candidate = f"{name}_{number}"
+        return candidate
 
 
-def _parameters(model: nn.Module) -> list[inspect.Parameter]:
-    return list(inspect.signature(model.forward).parameters.values())
+def _erase_unread(graph: fx.Graph) -> None:
+    """Erases tensors, and what is computed from tensors alone, that nobody reads any more."""
+    for node in reversed(graph.nodes):
+        if not node.users and not _is_needed(node) and node.op != "call_module":
+            graph.erase_node(node)
 
 
-def _make_functional(traced: fx.GraphModule) -> None:
-    """Drops what does nothing in eval mode, and turns in-place operations into ones that return their result."""
-    order = {node: i for i, node in enumerate(traced.graph.nodes)}
-    for node in list(traced.graph.nodes):
-        module = _module(traced, node)
-        if isinstance(module, nn.Identity | nn.Dropout | nn.Dropout2d):
-            node.replace_all_uses_with(node.args[0])
-            traced.graph.erase_node(node)
-            continue
-        in_place = True
-        if module is not None:
-            in_place = bool(getattr(module, "inplace", False))
-            if in_place:
-                setattr(module, "inplace", False)  # noqa: B010, the type of modules knows no such attribute
-        elif node.kwargs.get("inplace"):
-            node.kwargs = {**node.kwargs, "inplace": False}
-        elif node.target in (operator.iadd, operator.imul, operator.isub):
-            node.target = {operator.iadd: operator.add, operator.imul: operator.mul, operator.isub: operator.sub}[
-                node.target
-            ]
-        elif node.op == "call_method" and node.target.endswith("_") and not node.target.endswith("__"):
-            node.target = node.target[:-1]
-        elif node.target is torch.relu_:
-            node.target = torch.relu
+def arguments(node: fx.Node) -> dict[str, Any]:
+    """What an operation is given, by name and with defaults."""
+    operation = node.target
+    assert isinstance(operation, torch._ops.OpOverload)
+    given = {}
+    for position, argument in enumerate(operation._schema.arguments):
+        if position < len(node.args):
+            given[argument.name] = node.args[position]
         else:
-            in_place = False
-        if in_place:  # whoever reads the overwritten tensor later, meant the result
-            node.args[0].replace_all_uses_with(node, lambda user, node=node: order.get(user, -1) > order[node])
+            given[argument.name] = node.kwargs.get(argument.name, argument.default_value)
+    return given
 
 
-def _fuse_convolutions(traced: fx.GraphModule) -> None:
-    for node in list(traced.graph.nodes):
-        conv = _module(traced, node)
-        if conv is None or not is_convertible(conv):
+def _window(given: Mapping[str, Any], weight: Tensor) -> Window | None:
+    stride, dilation = (_two(given[name]) for name in ("stride", "dilation"))
+    kernel = _two(tuple(weight.shape[2:]))
+    if given["padding"] == "valid":
+        padding = (0, 0)
+    elif given["padding"] == "same":
+        reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        if any(r % 2 for r in reach):
+            return None
+        padding = _two(tuple(r // 2 for r in reach))
+    else:
+        padding = _two(given["padding"])
+    return Window(kernel, stride, padding, dilation)
+
+
+def _two(value: Any) -> tuple[int, int]:
+    first, second = value if len(value) == 2 else (value[0], value[0])
+    return int(first), int(second)
+
+
+def _same_form(one: fx.Node, other: fx.Node) -> bool:
+    a, b = one.meta.get("val"), other.meta.get("val")
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor) or a.dtype != b.dtype:
+        return False
+    return [str(n) for n in a.shape] == [str(n) for n in b.shape]
+
+
+def _by_channel(value: Any, channels: int, last: fx.Node) -> Tensor | None:
+    """A constant as (C,) in float64, if it is one number a channel, or one for all."""
+    if isinstance(value, int | float):
+        return torch.full((channels,), float(value), dtype=torch.float64)
+    if not isinstance(value, Tensor) or not value.is_floating_point() or value.ndim > 4:
+        return None
+    if value.ndim and value.dtype != last.meta["val"].dtype:
+        return None
+    shape = (1,) * (4 - value.ndim) + tuple(value.shape)
+    if shape not in ((1, channels, 1, 1), (1, 1, 1, 1)):
+        return None
+    return value.double().flatten().expand(channels).clone()
+
+
+def _is_needed(node: fx.Node) -> bool:
+    """Whether a node has an effect beyond its result: it draws random numbers."""
+    if node.op in ("placeholder", "output"):
+        return True
+    return isinstance(node.target, torch._ops.OpOverload) and (
+        torch.Tag.nondeterministic_seeded in node.target.tags or node.target._schema.is_mutable
+    )
+
+
+def _drop_unused_tensors(traced: fx.GraphModule) -> None:
+    """Removes parameters and buffers that no operation reads any more."""
+    read = {str(node.target) for node in traced.graph.nodes if node.op == "get_attr"}
+    for prefix, module in list(traced.named_modules()):
+        if isinstance(module, FrozenConv2d):
             continue
-        chain, residual = [node], None
-        norm: nn.BatchNorm2d | None = None
-        reader = _sole_reader(chain[-1])
-        if reader is not None and _is_foldable(_module(traced, reader)):
-            norm = cast(nn.BatchNorm2d, _module(traced, reader))
-            chain.append(reader)
-            reader = _sole_reader(reader)
-        if reader is not None and _calls(reader, (operator.add, torch.add), "add"):
-            others = [a for a in reader.args if isinstance(a, fx.Node) and a is not chain[-1]]
-            if len(others) == 1 and len(reader.args) == 2 and not reader.kwargs:
-                residual = others[0]
-                chain.append(reader)
-                reader = _sole_reader(reader)
-        relu = reader is not None and (
-            _calls(reader, (F.relu, torch.relu), "relu") or isinstance(_module(traced, reader), nn.ReLU)
-        )
-        if relu:
-            chain.append(reader)
-        layer = from_convolution(conv, norm, relu=relu)
-        name = node.target if len(_callers(traced, node.target)) == 1 else f"{node.target}_{node.name}"
-        traced.add_submodule(name, layer)
-        with traced.graph.inserting_before(chain[-1]):
-            new = traced.graph.call_module(name, tuple(a for a in (node.args[0], residual) if a is not None))
-        chain[-1].replace_all_uses_with(new)
-        for old in reversed(chain):
-            traced.graph.erase_node(old)
-
-
-def _carry_orders(traced: fx.GraphModule) -> None:
-    """Lets each layer write group by group where every reader is a frozen layer, which then reads in that order."""
-    for node in traced.graph.nodes:
-        layer = _module(traced, node)
-        if not isinstance(layer, FrozenConv2d) or len(node.args) > 1:
-            continue
-        links = [node]  # the layer's result, also as seen through pointwise layers
-        readers: list[fx.Node] = []
-        for link in links:
-            for user in link.users:
-                (links if isinstance(_module(traced, user), POINTWISE) else readers).append(user)
-        modules = [_module(traced, reader) for reader in readers]
-        if modules and all(
-            isinstance(m, FrozenConv2d) and r.args[0] in links and not set(r.args[1:]) & set(links)
-            for m, r in zip(modules, readers, strict=True)
-        ):
-            position = release_order(layer)
-            for module in modules:
-                read_order(cast(FrozenConv2d, module), position)
-
-
-def _reuse_memory(traced: fx.GraphModule) -> None:
-    """Lets a sum take the place of its residual, if that is a frozen layer's result that nobody reads afterwards.
-
-    All its other readers must be frozen layers too: they make tensors of their own, others might make a view.
-    """
-    order = {node: i for i, node in enumerate(traced.graph.nodes)}
-    for node in traced.graph.nodes:
-        layer = _module(traced, node)
-        if isinstance(layer, FrozenConv2d) and len(node.args) > 1:
-            makers = [node.args[1], *node.args[1].users]
-            fresh = all(isinstance(_module(traced, m), FrozenConv2d) for m in makers)
-            last = all(order[reader] <= order[node] for reader in node.args[1].users)
-            layer.plan = replace(layer.plan, overwrite=fresh and last and node.args[0] is not node.args[1])
-
-
-def _module(traced: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    return traced.get_submodule(str(node.target)) if node.op == "call_module" else None
-
-
-def _callers(traced: fx.GraphModule, target: str) -> list[fx.Node]:
-    return [node for node in traced.graph.nodes if node.op == "call_module" and node.target == target]
-
-
-def _sole_reader(node: fx.Node) -> fx.Node | None:
-    return next(iter(node.users)) if len(node.users) == 1 else None
-
-
-def _calls(node: fx.Node, functions: tuple[object, ...], method: str) -> bool:
-    if node.op == "call_method":
-        return node.target == method
-    return node.op == "call_function" and node.target in functions
-
-
-def _is_foldable(module: nn.Module | None) -> bool:
-    return type(module) is nn.BatchNorm2d and module.running_mean is not None
+        for tensors in (module._parameters, module._buffers):
+            for name in list(tensors):
+                if f"{prefix}.{name}".lstrip(".") not in read:
+                    del tensors[name]

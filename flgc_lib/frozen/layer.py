@@ -1,15 +1,16 @@
 """FrozenConv2d, a convolution for inference: by group, an index of input channels and a small weight; nothing else."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from flgc_lib.frozen.bounds import check_plan, check_tensors
 from flgc_lib.frozen.forms import FORMS, Computation, Form, Group, LayerPlan, available_forms
-from flgc_lib.grouping import check_choice
+from flgc_lib.grouping import check_choice, is_watched
 
 
 class FrozenConv2d(nn.Module):
@@ -32,7 +33,9 @@ class FrozenConv2d(nn.Module):
 
     def __init__(self, plan: LayerPlan) -> None:
         super().__init__()
+        check_plan(plan)
         self._prepared: dict[Form, Computation] = {}  # from the plan and the four tensors; never saved
+        self._prepared_for: tuple[Any, ...] = ()  # the tensors, and their versions
         self.plan = plan
         area = plan.kernel_size[0] * plan.kernel_size[1]
         connections = sum(c * n for c, n in zip(plan.group_inputs, plan.group_filters, strict=True))
@@ -41,20 +44,34 @@ class FrozenConv2d(nn.Module):
         self.register_buffer("inputs", torch.zeros(sum(plan.group_inputs), dtype=torch.int32))
         self.register_buffer("outputs", torch.arange(plan.out_channels, dtype=torch.int32))
 
+    @classmethod
+    def from_tensors(cls, plan: LayerPlan, tensors: Mapping[str, Tensor]) -> "FrozenConv2d":
+        """A layer with tensors of its plan: weight, bias, inputs, outputs.
+
+        Raises:
+            ValueError: if the plan is none of a convolution, or the tensors do not fit it.
+        """
+        check_plan(plan)
+        check_tensors(plan, **tensors)
+        with torch.device("meta"):
+            layer = cls(plan)
+        layer.load_state_dict(tensors, assign=True)
+        return layer.requires_grad_(False)
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FrozenConv2d":
         """Moves or casts the layer, and forgets what was derived from the old tensors."""
         self.forget()
         super()._apply(fn, recurse)
         return self
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         """Loads the tensors, and forgets what was derived from the old ones."""
         self.forget()
         super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
         """What is copied or pickled: not what was derived, which holds addresses in this process and this copy."""
-        return self.__dict__ | {"_prepared": {}}
+        return self.__dict__ | {"_prepared": {}, "_prepared_for": ()}
 
     @property
     def plan(self) -> LayerPlan:
@@ -65,6 +82,15 @@ class FrozenConv2d(nn.Module):
     def plan(self, plan: LayerPlan) -> None:
         self._plan = plan
         self.forget()
+
+    in_channels = property(lambda self: self.plan.in_channels)
+    out_channels = property(lambda self: self.plan.out_channels)
+    kernel_size = property(lambda self: self.plan.kernel_size)
+    stride = property(lambda self: self.plan.stride)
+    padding = property(lambda self: self.plan.padding)
+    dilation = property(lambda self: self.plan.dilation)
+    groups = property(lambda self: len(self.plan.group_filters))
+    padding_mode = "zeros"
 
     @property
     def form(self) -> Form:
@@ -89,6 +115,7 @@ class FrozenConv2d(nn.Module):
     def forget(self) -> None:
         """Drops what the forms have derived from plan and tensors; the next call derives again what it needs."""
         self._prepared.clear()
+        self._prepared_for = ()
 
     def available_forms(self) -> list[Form]:
         """The forms that can compute this layer with what is installed, the likely fastest first."""
@@ -102,7 +129,7 @@ class FrozenConv2d(nn.Module):
         """Numbers of the trained layer, and of the norm that was folded into it, that inference needs."""
         return self.weight.numel() + self.bias.numel() + self.plan.folded
 
-    def groups(self) -> list[Group]:
+    def parts(self) -> list[Group]:
         """The layer's tensors by group, as views."""
         plan = self.plan
         shapes = [(n, c, *plan.kernel_size) for c, n in zip(plan.group_inputs, plan.group_filters, strict=True)]
@@ -129,21 +156,38 @@ class FrozenConv2d(nn.Module):
             group_filters=tuple(len(group.outputs) for group in groups),
         )
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """relu(conv(x) + bias + residual), each of the last two if there is one."""
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        """relu(conv(input) + bias + residual), each of the last two if there is one."""
+        if input.ndim == 3:  # one image without a batch
+            return self(input[None], None if residual is None else residual[None]).squeeze(0)
         form = self.plan.form
-        if form == "indirect" and not self._kernel_applies(x, residual):
+        if form == "indirect" and not ("indirect" in FORMS and self._kernel_applies(input, residual)):
             form = "equal"  # the same function of x, in operations that PyTorch can trace, differentiate and broadcast
+        return self._prepare(form)(input, residual)
+
+    def _prepare(self, form: Form) -> Computation:
+        """What computes the layer, from the tensors as they are now; in a graph that is captured, as they last were."""
+        if torch.compiler.is_compiling() and form in self._prepared:
+            return self._prepared[form]
+        own, index = self._parameters, self._buffers  # several times faster than by attribute
+        tensors: Any = own["weight"], own["bias"], index["inputs"], index["outputs"]
+        now = (*map(id, tensors), *map(_version, tensors))
+        if not self._prepared_for or now != self._prepared_for[0]:
+            check_tensors(self.plan, *tensors)
+            self.forget()
+            self._prepared_for = now, tensors  # the tensors are kept: others could get their ids
         compute = self._prepared.get(form)
         if compute is None:
-            compute = self._prepared[form] = FORMS[form](self.plan, self.groups())
-        return compute(x, residual)
+            compute = self._prepared[form] = FORMS[form](self.plan, self.parts())
+        return compute
 
     def _kernel_applies(self, x: Tensor, residual: Tensor | None) -> bool:
         """Whether the kernel, which checks nothing, may be let loose on these tensors."""
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if torch.compiler.is_compiling() or is_watched():
             return False
-        plan = self.plan
+        plan, weight = self.plan, self._parameters["weight"]
+        if weight is None or weight.dtype != torch.float32 or weight.device.type != "cpu":
+            return False
         if x.ndim != 4 or x.shape[1] != plan.in_channels:
             return False
         size = plan.window.output_size(*x.shape[2:])
@@ -168,6 +212,26 @@ class FrozenConv2d(nn.Module):
         )
 
 
+def _version(tensor: Tensor) -> tuple[int, int]:
+    """What changes when the tensor is written to or moved, other than through `.data`."""
+    return 0 if tensor.is_inference() else tensor._version, tensor.data_ptr()
+
+
 def frozen_convolutions(model: nn.Module) -> Sequence[tuple[str, FrozenConv2d]]:
     """All frozen convolutions of a model with their names."""
     return [(name, m) for name, m in model.named_modules() if isinstance(m, FrozenConv2d)]
+
+
+def place(root: nn.Module, name: str, value: Tensor | nn.Module) -> None:
+    """Puts a tensor or layer into `root` under a name with dots, in modules that are made where there are none."""
+    *parents, leaf = name.split(".")
+    for part in parents:
+        if part not in root._modules:
+            root.add_module(part, nn.Module())
+        root = root.get_submodule(part)
+    if isinstance(value, nn.Module):
+        root.add_module(leaf, value)
+    elif isinstance(value, nn.Parameter):
+        root.register_parameter(leaf, nn.Parameter(value.detach(), requires_grad=False))
+    else:
+        root.register_buffer(leaf, value.detach())

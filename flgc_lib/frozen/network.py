@@ -1,112 +1,124 @@
-"""Freezing: a trained network with learned groups becomes one that is really fast.
+"""A frozen network, and what it can say about itself."""
 
-A learned convolution multiplies a dense weight by a mask and saves nothing. `freeze` keeps only the connections, in
-small weights by group, with batch norm, ReLU and residual sums fused in: the same outputs, in about the time that the
-multiply-accumulates promise.
-"""
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-import copy
-from dataclasses import asdict
-from pathlib import Path
+from torch import nn
 
-import torch
-from torch import Tensor, fx, nn
+from flgc_lib.frozen.autotune import Timing, in_parts, table
+from flgc_lib.frozen.signature import Signature
 
-from flgc_lib.files import write_whole
-from flgc_lib.frozen.autotune import Timing, autotune, in_parts, table
-from flgc_lib.frozen.fuse import fuse, split_fused_norms
-from flgc_lib.frozen.layer import frozen_convolutions
-from flgc_lib.frozen.saving import describe, rebuild
+
+@dataclass(frozen=True)
+class Report:
+    """What `FrozenNetwork.report` says."""
+
+    way: str
+    """What was captured."""
+    convolutions: int
+    norms: int = 0
+    sums: int = 0
+    relus: int = 0
+    left_alone: tuple[str, ...] = ()
+    """What stayed as it was, and why."""
+    takes: tuple[str, ...] = ()
+    """The sizes of the inputs."""
+    checked: tuple[str, ...] = ()
+    """What the outputs were compared on."""
+    macs: tuple[int, int] = (0, 0)
+    """Multiply-accumulates of the frozen convolutions for the example, and of dense ones in their place."""
+    seconds: tuple[float, float] = field(default=(0.0, 0.0))
+    """What the example takes, frozen and as it was; 0 if it was not measured."""
+
+    def text(self) -> str:
+        """The report, one fact a line."""
+        lines = [
+            self.way,
+            f"frozen: {self.convolutions} convolutions, and into them went {self.norms} norms, {self.sums} sums and "
+            f"{self.relus} ReLUs",
+        ]
+        lines += [f"left alone: {reason}" for reason in self.left_alone]
+        lines += [f"takes: {size}" for size in self.takes]
+        if self.checked:
+            lines.append(f"outputs compared with the trained network's: {', '.join(self.checked)}")
+        if self.macs[0]:
+            frozen, dense = self.macs
+            lines.append(
+                f"multiply-accumulates of the frozen convolutions: {frozen:,}, {dense / frozen:.1f} times fewer than "
+                "dense ones would need"
+            )
+        if self.seconds[0]:
+            now, before = self.seconds
+            lines.append(
+                f"measured: {now * 1e3:.2f} ms for the example, {before / now:.1f} times as fast as the trained network"
+            )
+        return "\n".join(lines)
+
+    def measured(self, seconds: tuple[float, float]) -> "Report":
+        """The same with times."""
+        return replace(self, seconds=seconds)
 
 
 class FrozenNetwork(nn.Module):
-    """A network for inference: fast, small, and without a gradient for its weights.
+    """A network for inference: fast, small, and without a gradient for its weights. It stays in eval mode.
 
     Args:
         network: the rewritten network.
+        signature: the inputs that it takes; None if it decides for itself.
         images_at_once: how many images of a batch go through it together, None for all.
         timings: what the autotuner measured, empty if it did not run.
+        report: what freezing did.
 
     Attributes:
         network: as above.
+        signature: as above.
         images_at_once: as above.
         timings: as above.
     """
 
     def __init__(
-        self, network: nn.Module, *, images_at_once: int | None = None, timings: list[Timing] | None = None
+        self,
+        network: nn.Module,
+        *,
+        signature: Signature | None = None,
+        images_at_once: int | None = None,
+        timings: Sequence[Timing] = (),
+        report: Report | None = None,
     ) -> None:
         super().__init__()
         self.network = network
+        self.signature = signature
         self.images_at_once = images_at_once
-        self.timings = timings or []
+        self.timings = list(timings)
+        self.facts = report
+        super().train(False)
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """What the trained network computes in eval mode."""
-        if len(inputs) == 1:
-            return in_parts(self.network, inputs[0], self.images_at_once)
-        return self.network(*inputs)
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        """What the trained network computes in eval mode.
+
+        Raises:
+            ValueError: for inputs of a size or type that the frozen network does not cover.
+        """
+        if self.signature is not None:
+            complaint = self.signature.complaint((*inputs, *options.values()))
+            if complaint or options:
+                raise ValueError(
+                    f"the frozen network cannot take this: {complaint or 'give its inputs by position'}. "
+                    "Freeze the trained network again, with an example of what is to come: freeze(model, example)"
+                )
+        if self.images_at_once is not None:
+            return in_parts(self.network, inputs, self.images_at_once)
+        return self.network(*inputs, **options)
+
+    def train(self, mode: bool = True) -> "FrozenNetwork":
+        """Does nothing: a frozen network has no other mode than eval."""
+        return self
 
     def table(self) -> str:
         """The autotuner's timings as text."""
         return table(self.timings)
 
-
-def freeze(model: nn.Module, example_input: Tensor | None = None) -> FrozenNetwork:
-    """Turns a trained network into its fast twin for inference.
-
-    Args:
-        model: any network with `FLGConv2d` layers, or without: ordinary convolutions are fused just the same. It is
-            copied, not changed; the copy is in eval mode.
-        example_input: a batch like those to come. With it, the fastest exact form of each layer is found by timing
-            on this machine, for this size and the present number of threads; else the form that is likely to be.
-
-    Returns:
-        A module with the same outputs as `model.eval()` up to rounding, for inputs of any size.
-    """
-    network = copy.deepcopy(model).eval().requires_grad_(False)
-    split_fused_norms(network)
-    network = fuse(network).eval()
-    for _, layer in frozen_convolutions(network):
-        layer.use(layer.available_forms()[0])
-    if example_input is None:
-        return FrozenNetwork(network)
-    images, timings = autotune(network, example_input)
-    return FrozenNetwork(network, images_at_once=images, timings=timings)
-
-
-def save(frozen: FrozenNetwork, path: str | Path) -> None:
-    """Writes a frozen network: its state dict, a small plan and the autotuner's table.
-
-    Raises:
-        ValueError: if the network could not be traced, or holds a layer or step that a plan cannot hold.
-        OSError: if the file cannot be written; what was there before is still there, whole.
-    """
-    if not isinstance(frozen.network, fx.GraphModule):
-        raise ValueError(
-            f"torch.fx cannot trace this {type(frozen.network).__name__}, so there is no plan to save; "
-            "save the trained network's state dict and freeze again after loading it"
-        )
-    plan = describe(frozen.network)
-    content = {"plan": plan, "images_at_once": frozen.images_at_once, "timings": [asdict(t) for t in frozen.timings]}
-    content |= {"state": frozen.network.state_dict()}
-    write_whole(Path(path), lambda part: torch.save(content, part))
-
-
-def load(path: str | Path) -> FrozenNetwork:
-    """Reads what `save` wrote; runs no code from the file.
-
-    Forms that are not installed here are replaced by ones that are.
-
-    Raises:
-        ValueError: if the file is something else, or its plan is not one of tensor computations.
-    """
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(content, dict) or not {"plan", "state"} <= content.keys():
-        raise ValueError(f"{path} is not a frozen network; write one with flgc_lib.frozen.save(freeze(model), path)")
-    network = rebuild(content["plan"], content["state"])
-    for _, layer in frozen_convolutions(network):
-        if layer.form not in layer.available_forms():
-            layer.use(layer.available_forms()[0])
-    timings = [Timing(**t) for t in content["timings"]]
-    return FrozenNetwork(network, images_at_once=content["images_at_once"], timings=timings)
+    def report(self) -> str:
+        """What was frozen, fused and left alone, and why; the sizes it takes; expected and measured speed."""
+        return "nothing is known of how this network was frozen" if self.facts is None else self.facts.text()

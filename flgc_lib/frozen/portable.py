@@ -174,7 +174,7 @@ def portable(frozen: FrozenNetwork, example_input: Tensor, *, gather_cost: float
             but that of padding; the larger it is, the more layers are dense.
     """
     network = nn.Sequential(copy.deepcopy(frozen.network))
-    sites = {layer: _Site(layer, layer.groups()) for _, layer in frozen_convolutions(network)}
+    sites = {layer: _Site(layer, layer.parts()) for _, layer in frozen_convolutions(network)}
     _measure_maps(network, sites, example_input)
     _link(network, sites)
     for site in sites.values():

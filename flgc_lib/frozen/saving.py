@@ -1,174 +1,140 @@
-"""A frozen network as plain data: a small plan beside the state dict, loadable without running anyone's code.
+"""A frozen network as a file, which holds plain data: tensors, and a plan in JSON.
 
-The plan lists the steps of the traced network. Loading accepts only steps that compute on tensors.
+The file is one of safetensors: a header that says what lies where, and the tensors' bytes. Nothing in it is code, and
+nothing in it is believed: see `plan` and `bounds`. Python's pickle, and with it `torch.load`, takes no part.
 """
 
-import inspect
-import operator
+import json
+from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
-from torch.nn import functional as F
+from safetensors import SafetensorError
+from safetensors import torch as safetensors
+from torch import Tensor, fx
 
-from flgc_lib.frozen.forms import LayerPlan
-from flgc_lib.frozen.layer import FrozenConv2d
+from flgc_lib.files import write_whole
+from flgc_lib.frozen.autotune import Timing
+from flgc_lib.frozen.layer import frozen_convolutions
+from flgc_lib.frozen.network import FrozenNetwork, Report
+from flgc_lib.frozen.orders import reuse_memory
+from flgc_lib.frozen.plan import describe, rebuild
+from flgc_lib.frozen.signature import Signature
 
-Plan = dict[str, Any]
-
-_HOMES = {"operator": operator, "functional": F, "torch": torch}
-_OPERATORS = {"add", "sub", "mul", "truediv", "floordiv", "mod", "neg", "pow", "getitem", "matmul"}
-_OPERATORS |= {"eq", "ne", "lt", "le", "gt", "ge", "and_", "or_", "not_"}
-_TORCH_ONLY = {"cat", "stack", "chunk", "_assert", "conv2d"}
-_ATTRIBUTES = {"shape", "ndim", "dtype", "device", "T"}
-
-
-def describe(network: fx.GraphModule) -> Plan:
-    """Writes down a frozen network.
-
-    Raises:
-        ValueError: if it holds a step or a layer that is more than tensors and numbers.
-    """
-    steps = []
-    layers: dict[str, tuple[str, dict[str, Any]]] = {}
-    tensors = []
-    for node in network.graph.nodes:
-        target = node.target
-        if node.op == "call_module":
-            layers[target] = _describe_layer(target, network.get_submodule(target))
-        elif node.op == "call_function":
-            target = _function_name(target)
-        elif node.op == "get_attr":
-            tensors.append(target)
-        steps.append((node.name, node.op, target, _plain(node.args), _plain(node.kwargs)))
-    return {"steps": steps, "layers": layers, "tensors": tensors}
+FORMAT = "flgc-frozen-2"
+KEY = "flgc"
 
 
-def rebuild(plan: Plan, state: dict[str, Tensor]) -> fx.GraphModule:
-    """The network that `describe` wrote down, with its weights.
+def save(frozen: FrozenNetwork, path: str | Path) -> None:
+    """Writes a frozen network: its tensors, a plan, and the autotuner's table.
 
     Raises:
-        ValueError: if the plan names a step or a layer that is not allowed.
+        ValueError: if the network was not captured as a whole, or holds what a plan cannot hold.
+        OSError: if the file cannot be written; what was there before is still there, whole.
     """
-    root = nn.Module()
-    for name, (kind, settings) in plan["layers"].items():
-        owner, leaf = _place(root, name)
-        owner.add_module(leaf, _build_layer(kind, settings))
-    for name in plan["tensors"]:
-        owner, leaf = _place(root, name)
-        owner.register_buffer(leaf, torch.empty_like(state[name]))
-    graph = fx.Graph()
-    nodes: dict[str, fx.Node] = {}
-    for name, op, target, args, kwargs in plan["steps"]:
-        if op == "call_function":
-            target = _function(target)
-        elif op == "call_method" and (target.startswith("_") or not hasattr(Tensor, target)):
-            raise ValueError(f"the plan calls the method {target!r}, which is not one of a tensor's")
-        nodes[name] = graph.create_node(op, target, _linked(args, nodes), _linked(kwargs, nodes), name)
-    network = fx.GraphModule(root, graph)
-    network.load_state_dict(state)
-    return network.eval()
+    network, signature = frozen.network, frozen.signature
+    if not isinstance(network, fx.GraphModule) or signature is None:
+        raise ValueError(
+            "this network was frozen in its own modules, which are code and cannot be in a file "
+            "(its report() says why); save the trained network's state dict and freeze again after loading it"
+        )
+    content = {
+        "format": FORMAT,
+        "plan": describe(network),
+        "inputs": [
+            [str(dtype).removeprefix("torch."), list(size)]
+            for dtype, size in zip(signature.dtypes, signature.sizes, strict=True)
+        ],
+        "guards": list(signature.guards),
+        "images_at_once": frozen.images_at_once,
+        "timings": [asdict(timing) for timing in frozen.timings],
+        "report": None if frozen.facts is None else asdict(frozen.facts),
+    }
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in network.state_dict().items()}
+    metadata = {KEY: json.dumps(content)}
+    write_whole(Path(path), lambda part: safetensors.save_file(tensors, part, metadata))
 
 
-def _describe_layer(name: str, layer: nn.Module) -> tuple[str, dict[str, Any]]:
-    if isinstance(layer, FrozenConv2d):
-        return "FrozenConv2d", asdict(layer.plan) | {"dtype": str(layer.weight.dtype).removeprefix("torch.")}
-    kind = type(layer)
-    if getattr(nn, kind.__name__, None) is not kind:
-        raise ValueError(f"{name} is a {kind.__name__}, which is not a layer of torch.nn: this network cannot be saved")
-    settings = {}
-    for setting in inspect.signature(kind).parameters:
-        if setting not in ("device", "dtype") and hasattr(layer, setting):
-            settings[setting] = getattr(layer, setting)
-    if "bias" in settings:  # asked for as a yes or no
-        settings["bias"] = isinstance(settings["bias"], Tensor) or settings["bias"] is True
-    _plain(settings)
-    return kind.__name__, settings
+def load(path: str | Path) -> FrozenNetwork:
+    """Reads what `save` wrote. A file from a stranger can do no harm: it holds numbers, each of which is checked.
+
+    Forms that are not installed here are replaced by ones that are.
+
+    Raises:
+        ValueError: if the file is something else, or was changed to something that cannot be.
+        OSError: if it cannot be read.
+    """
+    data = Path(path).read_bytes()
+    try:
+        tensors = safetensors.load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        content = json.loads(header["__metadata__"][KEY])
+        if content["format"] != FORMAT:
+            raise ValueError(f"its format is {str(content['format'])[:40]!r}, this version reads {FORMAT!r}")
+        return _rebuild(content, tensors)
+    except _WRONG as error:
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise ValueError(
+            f"{path} is not a frozen network, or not as it was saved ({reason[:200]}); "
+            "write one with flgc_lib.frozen.save(freeze(model, example), path)"
+        ) from error
 
 
-def _build_layer(kind: str, settings: dict[str, Any]) -> nn.Module:
-    if kind == "FrozenConv2d":
-        settings = dict(settings)
-        dtype = getattr(torch, settings.pop("dtype"))
-        return FrozenConv2d(LayerPlan(**settings)).to(dtype)
-    layer = getattr(nn, kind, None)
-    if not (isinstance(layer, type) and issubclass(layer, nn.Module)):
-        raise ValueError(f"the plan names a layer {kind!r}, which torch.nn does not have")
-    return layer(**settings)
+_WRONG = (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, RecursionError, SafetensorError)
+"""What Python, PyTorch and safetensors raise for contents that are not of the form that is read."""
 
 
-def _place(root: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """The module that holds what has this name, made if there is none, and the name's last part."""
-    *parents, leaf = name.split(".")
-    for part in parents:
-        if not hasattr(root, part):
-            root.add_module(part, nn.Module())
-        root = root.get_submodule(part)
-    return root, leaf
+def _rebuild(content: dict[str, Any], tensors: dict[str, Tensor]) -> FrozenNetwork:
+    dtypes, sizes = zip(*content["inputs"], strict=True) if content["inputs"] else ((), ())
+    signature = Signature(
+        tuple(_one_of(torch.dtype, name) for name in dtypes),
+        tuple(tuple(_checked(n, _is_dim) for n in size) for size in sizes),
+        tuple(_checked(guard, _is_text) for guard in content["guards"]),
+    )
+    network = rebuild(content["plan"], tensors, len(signature.sizes))
+    for _, layer in frozen_convolutions(network):
+        if layer.form not in layer.available_forms():
+            layer.use(layer.available_forms()[0])
+    reuse_memory(network)
+    timings = [
+        Timing(
+            _checked(t["name"], _is_text),
+            _checked(t["chosen"], _is_text),
+            {_checked(key, _is_text): float(value) for key, value in t["milliseconds"].items()},
+        )
+        for t in content["timings"]
+    ]
+    images = _checked(content["images_at_once"], _is_dim)
+    return FrozenNetwork(
+        network, signature=signature, images_at_once=images, timings=timings, report=_report(content["report"])
+    )
 
 
-def _function_name(function: Any) -> str:
-    name = function.__name__
-    if function is getattr:
-        return "getattr"
-    for prefix, home in _HOMES.items():
-        if getattr(home, name, None) is function and _function_allowed(f"{prefix}.{name}"):
-            return f"{prefix}.{name}"
-    raise ValueError(f"the network calls {function}, which a saved plan cannot hold: this network cannot be saved")
+def _report(content: dict[str, Any] | None) -> Report | None:
+    if content is None:
+        return None
+    lists = {key: tuple(value) for key, value in content.items() if isinstance(value, list)}
+    for value in (*content.values(), *(v for part in lists.values() for v in part)):
+        if type(value) not in (str, int, float, list):
+            raise ValueError(f"{str(value)[:80]} is no part of a report")
+    return Report(**content | lists)
 
 
-def _function_allowed(name: str) -> bool:
-    home, _, leaf = name.partition(".")
-    if home == "operator":
-        return leaf in _OPERATORS
-    if home == "functional":
-        return hasattr(F, leaf) and callable(getattr(F, leaf)) and not leaf.startswith("_")
-    return home == "torch" and (leaf in _TORCH_ONLY or (not leaf.startswith("_") and hasattr(Tensor, leaf)))
+def _one_of(kind: type[Any], name: Any) -> Any:
+    return _checked(getattr(torch, name, None), lambda value: isinstance(value, kind))
 
 
-def _function(name: str) -> Any:
-    if name == "getattr":
-        return _tensor_attribute
-    if not _function_allowed(name):
-        raise ValueError(f"the plan calls {name!r}, which does not compute on tensors")
-    home, _, leaf = name.partition(".")
-    return getattr(_HOMES[home], leaf)
+def _is_dim(value: object) -> bool:
+    return value is None or (type(value) is int and 0 < value < 2**31)
 
 
-def _tensor_attribute(value: Any, name: str) -> Any:
-    if name not in _ATTRIBUTES:
-        raise ValueError(f"the plan reads the attribute {name!r}; allowed are {', '.join(sorted(_ATTRIBUTES))}")
-    return getattr(value, name)
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
-def _plain(value: Any) -> Any:
-    """Nodes become {"node": name}; what is neither number, text, slice nor a collection of them is refused."""
-    if isinstance(value, fx.Node):
-        return {"node": value.name}
-    if isinstance(value, slice):
-        return {"slice": tuple(_plain(v) for v in (value.start, value.stop, value.step))}
-    if isinstance(value, tuple | list):  # torch.fx has kinds of its own
-        return tuple(map(_plain, value)) if isinstance(value, tuple) else list(map(_plain, value))
-    if isinstance(value, dict):
-        return {"dict": {key: _plain(v) for key, v in value.items()}}
-    if value is Ellipsis:
-        return {"ellipsis": True}
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise ValueError(f"the network holds the constant {value!r}, which a saved plan cannot hold")
-
-
-def _linked(value: Any, nodes: dict[str, fx.Node]) -> Any:
-    if isinstance(value, tuple | list):
-        return type(value)(_linked(v, nodes) for v in value)
-    if isinstance(value, dict):
-        ((kind, content),) = value.items()
-        if kind == "node":
-            return nodes[content]
-        if kind == "slice":
-            return slice(*_linked(content, nodes))
-        if kind == "dict":
-            return {key: _linked(v, nodes) for key, v in content.items()}
-        return Ellipsis
+def _checked(value: Any, fits: Callable[[object], bool]) -> Any:
+    if not fits(value):
+        raise ValueError(f"{str(value)[:80]!r} is not what belongs there")
     return value

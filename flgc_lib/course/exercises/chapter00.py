@@ -20,7 +20,10 @@ TITLE = {
 
 def exercise_1(answer: object) -> str:
     """A layer with 12 channels, 24 filters and 4 groups."""
-    filled(answer, "`layer` is still `...`. Put `FLGConv2d(C, N, kernel_size, G)` there, with numbers for the letters.")
+    filled(
+        answer,
+        "`layer` is still `...`. Put `FLGConv2d(C, N, kernel_size, groups=G)` there, with numbers for the letters.",
+    )
     if answer is FLGConv2d:
         raise NotYet("`layer` is the class FLGConv2d itself; call it, with numbers for C, N, the kernel and G.")
     if isinstance(answer, nn.Conv2d):

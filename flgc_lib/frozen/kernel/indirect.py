@@ -8,6 +8,7 @@ Source: Dukhan 2019, arXiv 1907.02129.
 """
 
 import math
+import os
 import threading
 from collections.abc import Sequence
 from itertools import pairwise
@@ -27,6 +28,10 @@ CACHE_FLOATS = 65536
 """Inputs that a block of filters walks over before the next block does: they should stay in the level-2 cache."""
 
 _one_at_a_time = threading.Lock()  # Numba's simplest threading layer dies if two Python threads use it at once
+
+
+_PROCESS = os.getpid()
+"""Where Numba's threads live: in a child made by a fork they are dead, and starting others would end it."""
 
 
 class Schedule(NamedTuple):
@@ -68,6 +73,7 @@ class IndirectConvolution:
         relu: bool,
         overwrite: bool,
     ) -> None:
+        alone()  # the machine code is made now, if it can be made at all
         self.window = window
         self.in_channels = in_channels
         self.relu = relu
@@ -86,6 +92,8 @@ class IndirectConvolution:
         x = x.contiguous()
         batch, _, height, width = x.shape
         threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+        if os.getpid() != _PROCESS:
+            threads = 1
         split = threads if batch < threads else 1  # of one image; a large batch is split by image
         schedule = self._schedules.get((height, width, split))
         if schedule is None:

@@ -5,16 +5,20 @@ from call to call. The compiled code is then the same whatever calls it.
 """
 
 import ctypes
+import hashlib
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
+import llvmlite
+import numba
 import numpy as np
 from llvmlite import ir
 from numba import carray, cfunc, njit, prange, types
 from numba.extending import intrinsic
 
-from flgc_lib.frozen.kernel.microkernel import peek, poke, tile
+from flgc_lib.frozen.kernel.microkernel import FEATURES, peek, poke, tile
 
 
 def _record(*names: str) -> np.dtype:
@@ -86,18 +90,6 @@ def call(
     return types.void(*[types.int64] * 7), generate
 
 
-def _share(record: int, x: int, out: int, residual: int, images: int, scratch: int) -> None:
-    """Packs and multiplies all images of the share; the arguments are those of `alone`'s function."""
-    task = carray(pointer(record, TASK), 1)[0]
-    for image in range(images):
-        source = x + 4 * image * task.x_size
-        if task.scratch_size:
-            _pack(task, source, scratch)
-            source = scratch
-        place = 4 * image * task.out_size
-        _multiply(task, source, out + place, residual + place if residual else 0)
-
-
 @njit
 def _pack(task: np.record, x: int, scratch: int) -> None:
     """Copies channels into planes, with zeros where a view looks beyond the map."""
@@ -157,29 +149,69 @@ def _multiply(task: np.record, source: int, out: int, residual: int) -> None:
             )
 
 
-@njit(parallel=True, cache=True)
-def _side_by_side(
-    function: int, records: int, x: int, out: int, residual: int, images: int, scratch: int, split: int, threads: int
-) -> None:
-    for i in prange(threads):
-        record = records + TASK_BYTES * (i % split)
+def _stamp() -> int:
+    """A number that changes with the kernel's sources, its compiler and the processor.
+
+    Numba looks at the time of one file and at the processor's name. The tiles come from another file, and a folder may
+    be shared between machines.
+    """
+    digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__} {FEATURES}".encode())
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(file.read_bytes())
+    return int.from_bytes(digest.digest()[:7], "little")
+
+
+def _functions(stamp: int) -> tuple[Any, Any]:
+    """The kernel's two entries. What they enclose is part of the key under which Numba keeps their machine code."""
+
+    def share(record: int, x: int, out: int, residual: int, images: int, scratch: int) -> None:
+        _ = stamp
         task = carray(pointer(record, TASK), 1)[0]
-        first = images * (i // split) // (threads // split)
-        last = images * (i // split + 1) // (threads // split)
-        call(
-            function,
-            record,
-            x + 4 * first * task.x_size,
-            out + 4 * first * task.out_size,
-            residual + 4 * first * task.out_size if residual else 0,
-            last - first,
-            scratch + 4 * i * task.scratch_size,
-        )
+        for image in range(images):
+            source = x + 4 * image * task.x_size
+            if task.scratch_size:
+                _pack(task, source, scratch)
+                source = scratch
+            place = 4 * image * task.out_size
+            _multiply(task, source, out + place, residual + place if residual else 0)
+
+    def side_by_side(
+        function: int,
+        records: int,
+        x: int,
+        out: int,
+        residual: int,
+        images: int,
+        scratch: int,
+        split: int,
+        threads: int,
+    ) -> None:
+        _ = stamp
+        for i in prange(threads):
+            record = records + TASK_BYTES * (i % split)
+            task = carray(pointer(record, TASK), 1)[0]
+            first = images * (i // split) // (threads // split)
+            last = images * (i // split + 1) // (threads // split)
+            call(
+                function,
+                record,
+                x + 4 * first * task.x_size,
+                out + 4 * first * task.out_size,
+                residual + 4 * first * task.out_size if residual else 0,
+                last - first,
+                scratch + 4 * i * task.scratch_size,
+            )
+
+    return share, side_by_side
+
+
+_share, _side_by_side_in_python = _functions(_stamp())
+_side_by_side = njit(parallel=True, cache=True)(_side_by_side_in_python)
 
 
 @lru_cache(maxsize=1)
 def _compiled() -> Any:
-    """The machine code of `_share`, made when it is first needed and kept on disk."""
+    """The machine code of one share, made when it is first needed and kept on disk."""
     return cfunc(types.void(*[types.int64] * 6), cache=True)(_share)
 
 

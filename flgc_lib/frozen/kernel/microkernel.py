@@ -16,14 +16,12 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+_FEATURES = llvmlite.binding.get_host_cpu_features()
+FEATURES = f"{llvmlite.binding.get_host_cpu_name()} {_FEATURES.flatten()}"
+"""What this processor can do."""
 
-def _lanes() -> int:
-    """Floats in a vector register of this processor."""
-    features = llvmlite.binding.get_host_cpu_features()
-    return 16 if features.get("avx512f") else 8 if features.get("avx") else 4
-
-
-LANES = _lanes()
+LANES = 16 if _FEATURES.get("avx512f") else 8 if _FEATURES.get("avx") else 4
+"""Floats in a vector register of this processor."""
 MOST_FILTERS = 4 if LANES == 8 else 8
 """Filters of the largest tile: two vectors of each fill half of the 32 registers of AVX-512 and NEON, AVX2 has 16."""
 

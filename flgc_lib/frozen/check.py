@@ -1,0 +1,161 @@
+"""Whether two networks compute the same: the example, other values, other batches and other sizes are compared."""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils import _pytree as pytree
+
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+"""Largest difference of an output by its type, as a share of the output's largest number."""
+SEVERAL = 10.0
+"""Differences up to so many times what the network makes of a rounding error in its input are rounding errors too."""
+MOST_ROUNDING = 1e-2
+"""But no larger than this share of the largest number."""
+
+Call = Callable[..., Any]
+
+
+@dataclass
+class Probe:
+    """Inputs, and what the trained network returns for them.
+
+    Attributes:
+        name: what is special about them.
+        inputs: as the network is called.
+        expected: what it returns.
+        model: the trained network.
+    """
+
+    name: str
+    inputs: tuple[Any, ...]
+    expected: Any
+    model: Call
+
+    def rounding(self, position: int) -> float:
+        """The largest change of an output, by number, that rounding errors in the inputs make."""
+        try:
+            nearby = call(self.model, pytree.tree_map_only(Tensor, _round_otherwise, self.inputs))
+            return _largest(pytree.tree_leaves(nearby)[position] - pytree.tree_leaves(self.expected)[position])
+        except Exception:  # a network whose outputs change their sizes
+            return 0.0
+
+
+@contextmanager
+def _same_chance() -> Iterator[None]:
+    """Random numbers are the same in every block, and go on outside as if there had been none."""
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            random.seed(0)
+            np.random.seed(0)
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+
+
+@torch.no_grad()
+def call(network: Call, inputs: Sequence[Any]) -> Any:
+    """What a network returns, for inputs of its own and with random numbers that are the same in every call."""
+    with _same_chance():
+        copies = pytree.tree_map_only(Tensor, torch.clone, tuple(inputs))
+        return pytree.tree_map_only(Tensor, torch.clone, network(*copies))
+
+
+def probes(model: Call, example: tuple[Any, ...]) -> list[Probe]:
+    """The example, and what else is like it and is taken by the network: each with what the network returns.
+
+    Raises:
+        Exception: whatever the network raises for the example itself.
+    """
+    found = [_probe(model, "the example", example)]
+    for name, change in (
+        ("other values", _other_values),
+        ("a batch of one", lambda x: _other_values(x)[:1]),
+        ("a batch of three", lambda x: _other_values(torch.cat([x] * 3)[:3])),
+        ("a larger image", _larger),
+    ):
+        try:
+            inputs = pytree.tree_map_only(Tensor, change, example)
+            if _shapes(inputs) != _shapes(example) or name == "other values":
+                found.append(_probe(model, name, inputs))
+        except Exception:  # not every network takes every size, and says so in its own way
+            continue
+    return found
+
+
+def difference(network: Call, probe: Probe) -> str | None:
+    """What differs between a network's outputs and those that are expected, as a phrase; None if nothing does."""
+    try:
+        found = call(network, probe.inputs)
+    except Exception as error:
+        return f"for {probe.name} it raises {type(error).__name__}: {(str(error).strip() or '…').splitlines()[0][:150]}"
+    leaves, structure = pytree.tree_flatten(found)
+    expected, other_structure = pytree.tree_flatten(probe.expected)
+    if structure != other_structure:
+        return f"for {probe.name} the outputs are arranged differently"
+    for position, (a, b) in enumerate(zip(leaves, expected, strict=True)):
+        problem = _leaf_difference(a, b, partial(probe.rounding, position))
+        if problem:
+            return f"for {probe.name} output {position} {problem}"
+    return None
+
+
+def _leaf_difference(a: Any, b: Any, rounding: Callable[[], float]) -> str | None:
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+        return None if type(a) is type(b) and (a == b or a != a) else "is not the same"
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return f"is {tuple(a.shape)} of {a.dtype} instead of {tuple(b.shape)} of {b.dtype}"
+    if not b.is_floating_point() or not b.numel():
+        return None if torch.equal(a, b) else "is not the same"
+    if not torch.equal(a.isnan(), b.isnan()) or not torch.equal(a.isinf(), b.isinf()):
+        return "is not finite where it should be, or the other way round"
+    off, scale = _largest(a - b), _largest(b)
+    if off <= TOLERANCE.get(b.dtype, 1e-4) * scale or off <= min(SEVERAL * rounding(), MOST_ROUNDING * scale):
+        return None
+    return f"differs by {off / scale if scale else off:.1e} of its largest number"
+
+
+def _largest(x: Tensor) -> float:
+    finite = x[x.isfinite()]
+    return float(finite.double().abs().max()) if finite.numel() else 0.0
+
+
+def _probe(model: Call, name: str, inputs: tuple[Any, ...]) -> Probe:
+    return Probe(name, inputs, call(model, inputs), model)
+
+
+def _round_otherwise(x: Tensor) -> Tensor:
+    if not x.is_floating_point():
+        return x
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).to(x)
+    return x * (1 + noise * torch.finfo(x.dtype).eps)
+
+
+def _shapes(inputs: Any) -> list[tuple[int, ...]]:
+    return [tuple(x.shape) for x in pytree.tree_leaves(inputs) if isinstance(x, Tensor)]
+
+
+def _other_values(x: Tensor) -> Tensor:
+    generator = torch.Generator(x.device).manual_seed(x.numel())
+    if x.is_floating_point():
+        noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=torch.float32)
+        spread = x.float().std() if x.numel() > 1 and x.float().std() > 0 else 1.0
+        return (noise * spread + x.float().mean()).to(x.dtype)
+    order = torch.randperm(x.numel(), generator=generator, device=x.device)
+    return x.flatten()[order].view_as(x)
+
+
+def _larger(x: Tensor) -> Tensor:
+    if x.ndim != 4 or not x.is_floating_point():
+        return x
+    return F.interpolate(x, size=(x.shape[2] + 32, x.shape[3] + 64))
