@@ -97,7 +97,8 @@ def test_closed_groups_are_computed_by_groups(calls):
 
 def test_what_learns_copies_or_is_unequal_keeps_the_mask(calls):
     x = images()
-    learning = a_layer(FLGConv2d)
+    learning = a_layer(EqualConv2d)
+    learning.input_logits.requires_grad_(True)
     learning(x).sum().backward()
     assert learning.input_logits.grad is not None
     copying = a_layer(SelectedConv2d)
