@@ -75,3 +75,25 @@ def test_refuses_another_file(tmp_path):
             ValueError, match="is not a checkpoint written by `flgc train`, or it is damaged: give the path"
         ):
             freeze_checkpoint(path, tmp_path / "frozen.pt")
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_run_in_its_soft_start_is_not_frozen(tiny, images, tmp_path, epochs):
+    module = Classifier(tiny(groups=4, epochs=2, soft_start=0.75), images)
+    module.history = [{"epoch": 0.0}] * epochs
+    content = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(content)
+    torch.save(content, tmp_path / "last.ckpt")
+    if epochs == 2:
+        freeze_checkpoint(tmp_path / "last.ckpt", tmp_path / "frozen", tune=False)
+    else:
+        with pytest.raises(ValueError, match=r"in its soft start: after 1 epochs .* they close after 1\.5; resume it"):
+            freeze_checkpoint(tmp_path / "last.ckpt", tmp_path / "frozen", tune=False)
+
+
+def test_a_frozen_network_does_not_replace_its_own_checkpoint(tmp_path, checkpoint):
+    path = tmp_path / "last.ckpt"
+    path.write_bytes(checkpoint)
+    with pytest.raises(ValueError, match="is the checkpoint itself, which would be lost"):
+        freeze_checkpoint(path, tmp_path / "." / "last.ckpt", tune=False)
+    assert path.read_bytes() == checkpoint

@@ -2,10 +2,11 @@
 
 import copy
 from collections import OrderedDict
+from pathlib import Path
 
 import pytest
 import torch
-from sweep_freeze import is_wrong, sweep_one
+from sweep_freeze import is_wrong, read, sweep_one, table
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
@@ -566,3 +567,10 @@ def test_one_image_as_the_example_leaves_the_batch_free():
         frozen = freeze(model, make)
         for x in (X[:1], X, OTHER):
             assert_same(frozen(x), model(x))
+
+
+def test_the_page_says_what_the_sweep_found():
+    root = Path(__file__).parents[1]
+    rows = read(root / "data" / "results" / "freeze.csv")
+    assert not [row["name"] for row in rows if is_wrong(row)]
+    assert table(rows) in (root / "docs" / "freezing.md").read_text(encoding="utf-8")
