@@ -29,6 +29,7 @@ class Target(NamedTuple):
 
 
 QUICK = "--results data/quick/results"
+BOOK = "sphinx --fail-on-warning --keep-going --quiet -c book . build/book"
 SIDE_BY_SIDE = "pytest notebooks -n 2 --dist loadfile"
 TARGETS = {
     "install": Target("makes .venv with everything in it", (), f"To type commands such as `flgc`: {ACTIVATE}"),
@@ -46,9 +47,15 @@ TARGETS = {
             f"flgc figures {QUICK} --folder data/quick/figures",
         ),
     ),
+    "book": Target(
+        "builds the book in build/book: the course, the results and the reference, to read in a browser",
+        (BOOK,),
+        f"The book is built. Open: {ROOT / 'build' / 'book' / 'index.html'}",
+    ),
     "test": Target(
-        "lint, types, all tests, the wheel's among them, and every notebook's stored outputs",
+        "the book, lint, types, all tests, the wheel's among them, and every notebook's stored outputs",
         (
+            BOOK,
             "ruff check .",
             "ruff format --check .",
             "mypy",

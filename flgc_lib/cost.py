@@ -43,8 +43,8 @@ def count(model: nn.Module, input_size: tuple[int, int, int]) -> Cost:
 
     A frozen network is counted as the trained one that it came from, with the norms that were folded away.
 
-    A convolution costs Σ_g |inputs(g)| |filters(g)| · kh · kw weights and as many MACs at every output position;
-    |inputs(g)| counts a copied channel in every group that it is in. All other products of matrices are counted by
+    A convolution costs `Σ_g |inputs(g)| |filters(g)| · kh · kw` weights and as many MACs at every output position;
+    `|inputs(g)|` counts a copied channel in every group that it is in. All other products of matrices are counted by
     PyTorch (`torch.utils.flop_counter`), whichever layer they come from. What it does not know (an LSTM's one
     operation, other libraries' operations) is named in a warning. A parameter that several layers share counts once.
 

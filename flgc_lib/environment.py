@@ -57,7 +57,7 @@ def python(version: tuple[int, ...] = sys.version_info[:3]) -> Finding:
 
 
 def packages(repository: Path = REPOSITORY) -> list[Finding]:
-    """One finding a missing or unfit package of pyproject.toml, or one that says that all are there.
+    """What is missing of pyproject.toml, in one finding, and one for each unfit package; or that all are there.
 
     The extra `dev`, for those who change the library, is optional.
     """
@@ -70,11 +70,9 @@ def packages(repository: Path = REPOSITORY) -> list[Finding]:
         ]
     project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
     needed = requirements(project, "notebooks")
-    findings = [_package(text, "problem", INSTALL) for text in needed]
-    for text in requirements(project, "dev"):
-        if text not in needed:
-            findings.append(_package(text, "note", "type `pip install -e '.[dev]'` to run the tests"))
-    wrong = [finding for finding in findings if finding is not None]
+    further = [text for text in requirements(project, "dev") if text not in needed]
+    wrong = _unfit(needed, "problem", INSTALL)
+    wrong += _unfit(further, "note", "type `pip install -e '.[dev]'` to run the tests")
     if any(finding.state == "problem" for finding in wrong):
         return wrong
     return [Finding("packages", "ok", f"All {len(needed)} packages fit pyproject.toml."), *wrong]
@@ -95,21 +93,27 @@ def requirements(project: dict[str, Any], *extras: str) -> list[str]:
     return list(dict.fromkeys(texts))
 
 
-def _package(text: str, state: Literal["note", "problem"], advice: str) -> Finding | None:
-    """What is wrong with an installed package, if anything is; `text` is its requirement, for example "numpy>=2"."""
-    name = _name(text)
-    try:
-        version = metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return Finding(name, state, f"{name} is missing: {advice}.")
-    try:
-        from packaging.requirements import Requirement
-    except ImportError:
-        return None  # packaging is itself one of the packages that are looked for
-    specifier = Requirement(text).specifier
-    if specifier.contains(version, prereleases=True):
-        return None
-    return Finding(name, state, f"{name} {version} is installed, {specifier} is needed: {advice}.")
+def _unfit(texts: list[str], state: Literal["note", "problem"], advice: str) -> list[Finding]:
+    """What is wrong with installed packages, if anything is; `texts` are requirements, for example "numpy>=2"."""
+    missing, unfit = [], []
+    for text in texts:
+        name = _name(text)
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            missing.append(name)
+            continue
+        try:
+            from packaging.requirements import Requirement
+        except ImportError:
+            continue  # packaging is itself one of the packages that are looked for
+        specifier = Requirement(text).specifier
+        if not specifier.contains(version, prereleases=True):
+            unfit.append(Finding(name, state, f"{name} {version} is installed, {specifier} is needed: {advice}."))
+    if not missing:
+        return unfit
+    are = "is" if len(missing) == 1 else "are"
+    return [Finding(", ".join(missing), state, f"{', '.join(missing)} {are} missing: {advice}."), *unfit]
 
 
 def remedy(module: str) -> str:

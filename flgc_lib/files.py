@@ -37,6 +37,22 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         ) from error
 
 
+def check_folder(folder: Path) -> None:
+    """Refuses, before a long work rather than after it, a folder that its results could not be written to.
+
+    Raises:
+        OSError: if it cannot be made or written to.
+    """
+    there = folder
+    while not there.exists():  # what does not exist yet is made when there is something to write
+        there = there.parent
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise OSError(f"{folder} cannot be written to ({error}): make the folder writable, or give another") from error
+
+
 def first_line(error: Exception) -> str:
     """What an error says, short enough for a sentence."""
     return (str(error) or type(error).__name__).splitlines()[0].rstrip(":.")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.utils import _pair
 
+from flgc_lib.compact import compact_conv2d, equal_groups, pays
 from flgc_lib.grouping import (
     Estimator,
     check_choice,
@@ -54,6 +55,8 @@ class FLGConv2d(nn.Module):
         input_logits: S, shape (C, G), drawn from N(0, 1).
         filter_logits: T, shape (N, G), drawn from N(0, 1).
         learns: whether S and T get a gradient in this pass; without, it is cheaper.
+        compact: whether a layer whose groups rest, and are equal and without copies, is computed by groups where that
+            is faster. Its last digits then differ from those with the mask; off by default, so that records repeat.
         softness: the share of a weight outside its group that counts all the same; 0 but for a soft start, in which
             all weights train before the groups close.
 
@@ -110,6 +113,7 @@ class FLGConv2d(nn.Module):
         self.score = score
         self.estimator: Estimator = estimator
         self.learns = True
+        self.compact = False
         self.softness = 0.0
         empty = partial(torch.empty, device=device, dtype=dtype)
         self.weight = nn.Parameter(empty(out_channels, in_channels, *self.kernel_size))
@@ -131,14 +135,23 @@ class FLGConv2d(nn.Module):
         """conv(x, W ⊙ M); the mask follows S and T of this moment."""
         if isinstance(x, fx.Proxy):
             return self._as_leaf(x)
-        return masked_conv2d(x, self.weight, self._mask(), self.bias, self.stride, self.padding, self.dilation)
+        geometry = (self.stride, self.padding, self.dilation)
+        if self.compact and not self._learning() and self.softness == 0:
+            groups = equal_groups(self.input_membership(), self.filter_membership())
+            if groups is not None and pays(self.weight, x, self.stride, self.padding):
+                return compact_conv2d(x, self.weight, groups, self.bias, *geometry)
+        return masked_conv2d(x, self.weight, self._mask(), self.bias, *geometry)
+
+    def _learning(self) -> bool:
+        """Whether S or T gets a gradient."""
+        return self.learns and (self.input_logits.requires_grad or self.filter_logits.requires_grad)
 
     def _mask(self) -> Tensor:
         """M, shape (N, C), not yet hard in a soft start, and with the gradient to S and T if they learn."""
         # Autocast would multiply the two 0/1 matrices in bf16 for nothing and round the gradients of S and T.
         kind = self.weight.device.type
         with torch.autocast(kind if torch.amp.is_autocast_available(kind) else "cpu", enabled=False):
-            if self.learns and (self.input_logits.requires_grad or self.filter_logits.requires_grad):
+            if self._learning():
                 A = straight_through(self.input_logits, self.input_membership(), estimator=self.estimator)  # (C, G)
                 B = straight_through(self.filter_logits, self.filter_membership(), estimator=self.estimator)  # (N, G)
                 mask = connection_mask(A, B)

@@ -39,7 +39,7 @@ def masked_conv2d(
     if x.is_contiguous(memory_format=torch.channels_last):
         if weight.shape[2:] == (1, 1) and padding == (0, 0):
             return _pointwise(x, weight, mask, bias, stride)
-        if dilation == (1, 1) and _has_one_position(x, weight, stride, padding):
+        if dilation == (1, 1) and has_one_position(x, weight, stride, padding):
             return _at_one_position(x, weight, mask, bias, padding)
     return F.conv2d(x, _masked(weight, mask, x), bias, stride, padding, dilation)
 
@@ -50,7 +50,7 @@ def _pointwise(x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None, str
     return F.linear(pixels, _masked(weight, mask, x)[:, :, 0, 0], bias).movedim(-1, 1)
 
 
-def _has_one_position(x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> bool:
+def has_one_position(x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> bool:
     """Whether the kernel fits the padded image in one place only and that place meets the image."""
     sizes = zip(x.shape[2:], weight.shape[2:], stride, padding, strict=True)
     return all(pad < kernel <= size + 2 * pad < kernel + step for size, kernel, step, pad in sizes)

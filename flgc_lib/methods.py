@@ -73,17 +73,17 @@ def _style(color: str, linestyle: str, marker: str = "") -> dict[str, Any]:
 
 METHODS: Mapping[Method, Facts] = {
     "dense": Facts("ordinary convolutions", nn.Conv2d, _style("black", "--"), "one"),
-    "grouped": Facts("fixed contiguous groups, as ResNeXt", nn.Conv2d, _style("#949494", "-", "s"), "fixed"),
+    "grouped": Facts("fixed contiguous groups, as ResNeXt", nn.Conv2d, _style("#6E6E6E", "-", "s"), "fixed"),
     "shuffle": Facts(
-        "fixed groups that read shuffled channels", ShuffledConv2d, _style("#949494", "--", "h"), "fixed",
+        "fixed groups that read shuffled channels", ShuffledConv2d, _style("#6E6E6E", "--", "h"), "fixed",
         control_of="cluster",
     ),
     "random": Facts(
-        "FLGC with S and T frozen at their random start", DrawnConv2d, _style("#ECE133", ":", "D"), "drawn",
+        "FLGC with S and T frozen at their random start", DrawnConv2d, _style("#7A6A00", ":", "D"), "drawn",
         control_of="flgc",
     ),
     "equal": Facts(
-        "equal groups, drawn at random", EqualConv2d, _style("#ECE133", "-", "p"), "drawn", control_of="cluster"
+        "equal groups, drawn at random", EqualConv2d, _style("#7A6A00", "-", "p"), "drawn", control_of="cluster"
     ),
     "flgc": Facts("fully learnable groups", FLGConv2d, _style("#0173B2", "-", "o"), "gradient"),
     "flgc-dup": Facts(
@@ -104,19 +104,19 @@ METHODS: Mapping[Method, Facts] = {
         copies="rule", without_copies="cluster",
     ),
     "budget": Facts(
-        "the same, and each group imports as many channels", BudgetConv2d, _style("#56B4E9", "-", "<"), "weights",
+        "the same, and each group imports as many channels", BudgetConv2d, _style("#332288", "-", "<"), "weights",
         copies="share",
     ),
     "budget-random": Facts(
-        "the same, importing channels drawn at random", RandomBudgetConv2d, _style("#56B4E9", ":", ">"), "weights",
+        "the same, importing channels drawn at random", RandomBudgetConv2d, _style("#332288", ":", ">"), "weights",
         copies="share", control_of="budget",
     ),
     "select": Facts(
-        "each group takes the channels most important to it", SelectedConv2d, _style("#FBAFE4", "-", "d"), "weights",
+        "each group takes the channels most important to it", SelectedConv2d, _style("#882255", "-", "d"), "weights",
         copies="share",
     ),
     "select-random": Facts(
-        "as many copies and drops, of random channels", RandomSelectionConv2d, _style("#FBAFE4", ":", "H"), "weights",
+        "as many copies and drops, of random channels", RandomSelectionConv2d, _style("#882255", ":", "H"), "weights",
         copies="share", control_of="select",
     ),
 }  # fmt: skip

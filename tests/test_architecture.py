@@ -16,6 +16,7 @@ ROOMS = (
     "files",
     "grouping",
     "masked",
+    "compact",
     "layers",
     "controls",
     "clustered",

@@ -8,10 +8,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
+from flgc_lib.bench import gpu
 from flgc_lib.bench import measure as bench_module
 from flgc_lib.bench.candidates import BASELINE, with_groups_of
 from flgc_lib.bench.measure import BenchSettings, bench
-from flgc_lib.figures.speed import draw_speed, speed
+from flgc_lib.figures.speed import draw_engine_speed, draw_speed, engine_speed, speed
 from flgc_lib.figures.tables import filled
 from flgc_lib.frozen.autotune import medians
 from flgc_lib.layers import FLGConv2d
@@ -30,8 +31,9 @@ def small_network(monkeypatch):
 
 
 def test_records_and_replaces(small_network, tmp_path, capsys):
+    only = ("flgc masked", "flgc frozen", "flgc-dup")
     settings = BenchSettings(
-        stems=("paper",), groups=(4,), batches=(2,), threads=(1,), repetitions=2, only=("flgc",), results=tmp_path
+        stems=("paper",), groups=(4,), batches=(2,), threads=(1,), repetitions=2, only=only, results=tmp_path
     )
     before = torch.get_num_threads()
     frame = bench(settings)
@@ -76,6 +78,52 @@ def test_takes_over_recorded_groups(tmp_path, monkeypatch):
     model = with_groups_of(nn.Sequential(layer), tmp_path, "a-run")
     assert model[0].input_membership().int().argmax(1).tolist() == [1, 0, 1, 0]
     assert model[0].filter_membership().int().argmax(1).tolist() == [1, 1, 0]
+
+
+def test_engines_are_candidates(small_network, tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime", reason="pip install 'flgc-lib[engines]'")
+    pytest.importorskip("openvino", reason="pip install 'flgc-lib[engines]'")
+    monkeypatch.setattr("flgc_lib.frozen.engines.GATHER_COSTS", (0.0,))
+    only = ("equal", "grouped onnxruntime", "grouped frozen")
+    frame = bench(
+        BenchSettings(
+            stems=("paper",), groups=(4,), batches=(1,), threads=(1,), repetitions=1, only=only, results=tmp_path
+        )
+    )
+    expected = {"onnxruntime", "onnxruntime int8", "openvino", "openvino bf16", "openvino int8"}
+    found = frame.candidate[frame.candidate.str.startswith("equal")].str.removeprefix("equal ")
+    assert set(found) == expected | {"frozen"}
+    canvas = Figure(layout="constrained")
+    draw_engine_speed(engine_speed(tmp_path), canvas)
+    assert "equal openvino int8" in canvas.legends[0].get_texts()[5].get_text()
+    assert not speed(tmp_path).candidate.str.startswith("equal").any()
+    document = tmp_path / "performance.md"
+    document.write_text("<!-- table: choice -->\n<!-- /table -->\n", encoding="utf-8")
+    text = filled(document, tmp_path)
+    best = frame[frame.candidate.str.match("equal .*int8")].sort_values("times_faster").iloc[-1]
+    assert f"{best.times_faster:.1f}: {best.candidate.removeprefix('equal ')} |" in text
+    assert "| 4 | bf16 | – |" in text
+
+
+@torch.no_grad()
+def test_candidates_of_a_gpu_compute_the_network(small_network, monkeypatch):
+    """All that can be seen without one: the same outputs, and nothing but the waiting and the capture left out."""
+    monkeypatch.setattr("flgc_lib.bench.gpu._then_wait", lambda run: run())
+    x = torch.randn(2, 3, 32, 32)
+    names = []
+    for candidate in gpu.build("paper", (4,), x):
+        names.append(candidate.name)
+        if candidate.name.endswith(("eager", "channels_last")):
+            out = candidate.make()()
+            assert torch.allclose(out, candidate.counted(x), rtol=1e-3, atol=1e-4)
+    assert names[0] == BASELINE
+    assert {"grouped CUDA graph bf16", "equal, few gathers torch.compile bf16"} <= set(names)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_says_that_there_is_no_gpu(tmp_path):
+    with pytest.raises(ValueError, match="needs an NVIDIA GPU"):
+        bench(BenchSettings(device="cuda", results=tmp_path))
 
 
 def test_candidates_alternate():

@@ -40,6 +40,15 @@ def test_a_cluster_of_which_a_node_dies_leaves_the_same_records(tiny, root, tmp_
     assert "a machine that dies costs its runs their last epoch" in capsys.readouterr().out
 
 
-def test_no_cluster_is_answered_with_a_sentence(tiny, tmp_path):
-    with pytest.raises(ValueError, match=r"there is no Ray cluster at 'nowhere:1'"):
-        sweep([tiny()], results=tmp_path, root=tmp_path, device="cpu", on="nowhere:1")
+@pytest.mark.parametrize(
+    ("address", "sentence"),
+    [
+        ("localhost:1", "there is no Ray cluster at 'localhost:1'"),
+        ("ray://localhost:1", "there is no Ray cluster at 'ray://localhost:1'"),
+        ("localhost", "the address of a cluster is host:port, ray://host:port or auto, not 'localhost'"),
+        ("localhost:99999", "there is no Ray cluster at 'localhost:99999'"),
+    ],
+)
+def test_no_cluster_is_answered_with_a_sentence(tiny, tmp_path, address, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        sweep([tiny()], results=tmp_path, root=tmp_path, device="cpu", on=address)

@@ -1,19 +1,25 @@
 """Figures: computed from the records alone, the same bytes every time, and refused when they are not the records'."""
 
 import itertools
+import re
 import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+from matplotlib import pyplot
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure as Canvas
 
+from flgc_lib.cli.records import DOCUMENTS
 from flgc_lib.experiment import analysis
 from flgc_lib.experiment.analysis import accuracy_by_groups, copies_by_layer, group_sizes, of_grid
 from flgc_lib.experiment.records import read_runs, stored, write_record
 from flgc_lib.experiment.training import Classifier, Settings
-from flgc_lib.figures import worked_example
+from flgc_lib.figures import draw, worked_example
 from flgc_lib.figures.draw import check, computed, regenerate
+from flgc_lib.figures.groups import draw_mask
 from flgc_lib.figures.manifest import FIGURES, OfGrid
 from flgc_lib.figures.plots import (
     draw_accuracy_by_groups,
@@ -87,8 +93,8 @@ def drawn(pictures, tmp_path):
 
 NAME = "quick-accuracy-against-groups"
 OF_QUICK = {NAME, "quick-accuracy-against-macs", "quick-moves-by-epoch"}  # what it gives without pairs and groups
-DRAWN = {  # without records; frozen-speed needs bench.csv
-    figure.id for figure in FIGURES if not isinstance(figure.numbers, OfGrid) and figure.id != "frozen-speed"
+DRAWN = {  # without records; those of speed need bench.csv
+    figure.id for figure in FIGURES if not isinstance(figure.numbers, OfGrid) and not figure.id.endswith("-speed")
 }
 
 
@@ -149,24 +155,50 @@ def test_the_same_records_give_the_same_bytes(results, drawn, tmp_path):
     assert stored["accuracy"].tolist() == accuracy_by_groups(of_grid("quick", results))["accuracy"].tolist()
 
 
+def points(axes):
+    """Of a panel: for each series with intervals, its points and the ends of its bars."""
+    return [
+        (c.lines[0].get_xydata().tolist(), [bar.get_segments() for bar in c.lines[2]], c.lines[0].get_markerfacecolor())
+        for c in axes.containers
+    ]
+
+
 def test_the_picture_shows_the_numbers(results):
     canvas = Canvas()
-    numbers = accuracy_by_groups(of_grid("quick", results))
-    draw_accuracy_by_groups(numbers, canvas)
-    (axes,) = canvas.axes
-    assert axes.get_legend_handles_labels()[1] == ["dense (2 MMAC)", "grouped", "flgc"]
-    lines = {str(container.get_label()): container.lines[0] for container in axes.containers}
-    assert lines["flgc"].get_ydata().tolist() == pytest.approx([65, 50])
-    assert lines["grouped"].get_ydata().tolist() == pytest.approx([50])
-    beside = lines["flgc"].get_xdata().tolist()
-    assert beside == pytest.approx([2, 4], rel=0.1)
-    assert beside[0] != lines["grouped"].get_xdata()[0], "one point would hide the other"
-    (dense,) = [line for line in axes.lines if line.get_label() == "dense (2 MMAC)"]
-    assert list(dense.get_ydata()) == pytest.approx([80, 80])
-    assert axes.get_xticks().tolist() == [2, 4]
-    (bars,) = axes.containers[1].lines[2]
+    draw_accuracy_by_groups(accuracy_by_groups(of_grid("quick", results)), canvas)
+    assert [axes.get_title() for axes in canvas.axes] == ["grouped", "flgc"]
+    _, axes = canvas.axes
+    assert axes.get_xticks().tolist() == [1, 2, 4]
+    (dense, dense_bars, _), (flgc, _, _) = points(axes)
+    assert dense == [[1, pytest.approx(80)]], "with one group every method is the dense network"
     half = 4.302653 * 10 / 3**0.5  # as in the table above
-    assert bars.get_segments()[1][:, 1].tolist() == pytest.approx([50 - half, 50 + half])
+    assert dense_bars[0][0][:, 1].tolist() == pytest.approx([80 - half, 80 + half])
+    assert flgc == [[2, pytest.approx(65)], [4, pytest.approx(50)]], "where they were measured, not beside it"
+    others = [line for line in axes.lines if line.get_color() == "0.82"]
+    assert [line.get_xydata().tolist() for line in others] == [[[2, 50]]]
+
+
+def test_bars_of_few_seeds_look_different():
+    row = {"method": "flgc", "accuracy": 50.0, "low": 49.0, "high": 51.0}
+    numbers = pd.DataFrame([row | {"groups": g, "seeds": s} for g, s in ((2, 5), (4, 3), (8, 1))])
+    canvas = Canvas()
+    draw_accuracy_by_groups(numbers, canvas)
+    (few, _, few_face), (many, many_bars, many_face) = points(canvas.axes[0])
+    assert ([x for x, _ in few], [x for x, _ in many]) == ([4, 8], [2])
+    assert (few_face, many_face) == ("white", STYLES["flgc"]["color"])
+    dotted, solid = (c.lines[2][0].get_linestyle()[0] for c in canvas.axes[0].containers)
+    assert dotted[1] is not None
+    assert solid[1] is None
+    assert len(many_bars[0]) == 1
+    labels = [text.get_text() for text in canvas.legends[0].get_texts()]
+    assert labels == ["open, dotted: fewer than 5 seeds"]
+
+
+@pytest.mark.parametrize("name", STYLES)
+def test_no_colour_is_pale_on_white(name):
+    """Contrast to white as the WCAG computes it; 2.5 and more, where pale yellow has 1.3."""
+    light = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(STYLES[name]["color"])]
+    assert 1.05 / (0.05 + sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), light, strict=True))) >= 2.5
 
 
 def test_the_rules_choices_are_drawn_by_group_score_and_time():
@@ -176,16 +208,15 @@ def test_the_rules_choices_are_drawn_by_group_score_and_time():
     numbers = pd.DataFrame(cells, columns=columns)
     canvas = Canvas()
     draw_rule_choices(numbers, canvas)
-    for (row, column), axes in zip(itertools.product(("accuracy", "copies"), (8, 16)), canvas.axes, strict=True):
-        lines = [c.lines[0] for c in axes.containers] or axes.lines
-        for (score, when), line in zip(
-            itertools.product(("logit", "softmax"), ("post-hoc", "training")), lines, strict=True
-        ):
-            of = numbers[(numbers["groups"] == column) & (numbers["score"] == score) & (numbers["copy_time"] == when)]
-            assert line.get_ydata().tolist() == of[row].tolist()
-            assert line.get_xdata().tolist() == pytest.approx([1, 3], abs=0.3)
-    assert canvas.axes[1].get_title() == "G = 16"
-    assert canvas.axes[1].get_legend_handles_labels()[1][0] == "logit, post-hoc"
+    above, below = canvas.axes[:8], canvas.axes[8:]
+    kinds = itertools.product(("logit", "softmax"), ("post-hoc", "training"), (8, 16))
+    for (score, when, g), axes in zip(kinds, above, strict=True):
+        assert axes.get_title() == f"{score}, {when}, G = {g}"
+        of = numbers[(numbers["groups"] == g) & (numbers["score"] == score) & (numbers["copy_time"] == when)]
+        assert points(axes)[0][0] == of[["top_k", "accuracy"]].to_numpy().tolist()
+        copies = [line.get_xydata().tolist() for line in below[g == 16].lines]
+        assert of[["top_k", "copies"]].to_numpy().tolist() in copies
+    assert {axes.get_ylim() for axes in above} == {above[0].get_ylim()}
 
 
 def test_ways_to_learn_are_named_with_their_costs():
@@ -198,7 +229,7 @@ def test_ways_to_learn_are_named_with_their_costs():
         "flgc, hard from the start\n0.750 MMAC, 0 % moved",
         "flgc, soft start 0.5\n0.750 MMAC, 20 % moved",
     ]
-    assert [c.lines[0].get_xydata().tolist() for c in axes.containers] == [[[60, 0]], [[60, 1]]]
+    assert [where for where, _, _ in points(axes)] == [[[60, 0]], [[60, 1]]]
 
 
 def test_every_method_has_a_style_of_its_own():
@@ -261,6 +292,30 @@ def test_check_notices_that_a_file_is_missing(results, drawn, suffix):
     assert check(results, drawn) == [f"{drawn / NAME}.svg is missing: type `flgc figures`"]
 
 
+def test_a_figure_that_is_none_any_more_is_taken_away_and_nothing_else(results, drawn):
+    (drawn / "gone.svg").write_bytes((drawn / f"{NAME}.svg").read_bytes())
+    (drawn / "gone.csv").write_text("a\n1\n", encoding="utf-8")
+    (drawn / "mine.svg").write_text("<svg/>", encoding="utf-8")
+    (drawn / "mine.csv").write_text("a\n1\n", encoding="utf-8")
+    assert check(results, drawn) == [f"{drawn / 'gone.svg'} is no figure any more: type `flgc figures`"]
+    regenerate(results, drawn)
+    assert not list(drawn.glob("gone.*"))
+    assert {path.suffix for path in drawn.glob("mine.*")} == {".svg", ".csv"}
+    assert check(results, drawn) == []
+
+
+def test_a_notebook_draws_a_figure_from_the_records_as_they_are(results, tmp_path, capsys):
+    draw.show(NAME, results)
+    canvas = pyplot.gcf()
+    assert canvas.get_suptitle().startswith("Accuracy against the number of groups, a three-block net: tiny, 2")
+    pyplot.close(canvas)
+    draw.show("gpu-paired-differences", results)
+    assert not pyplot.get_fignums()
+    assert "no run for it is recorded yet" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="there is no figure 'smal': they are residual-blocks, "):
+        draw.show("smal", results)
+
+
 def test_without_records_there_are_drawings_only(tmp_path):
     assert len(check(tmp_path, tmp_path / "figures")) == len(DRAWN)
     assert {path.stem for path in regenerate(tmp_path, tmp_path / "figures")} == DRAWN
@@ -294,11 +349,24 @@ def test_differences_have_a_panel_a_pair_and_bars_only_for_several_seeds():
         numbers = pd.DataFrame([{"method": m, "baseline": b} | row | {"seeds": seeds} for m, b in pairs])
         canvas = Canvas()
         draw_paired_differences(numbers, canvas)
-        assert [axes.get_title() for axes in canvas.axes] == ["flgc-dup\n− flgc", "flgc\n− random"]
-        points, _, bars = canvas.axes[0].containers[0].lines
-        assert points.get_xydata().tolist() == [[0, 1.5]]
-        assert [label.get_text() for label in canvas.axes[0].get_xticklabels()] == ["4", "mean"]
-        assert [bar.get_segments()[0][:, 1].tolist() for bar in bars] == [[1, 2]] * (seeds > 1)
+        titles = [axes.get_title(loc="left") for axes in canvas.axes]
+        assert titles == ["flgc-dup − flgc", "flgc − random"]
+        ((where, bars, _),) = points(canvas.axes[0])
+        assert where == [[1.5, 0]]
+        assert [label.get_text() for label in canvas.axes[0].get_yticklabels()] == ["G = 4"]
+        assert [bar[0][:, 0].tolist() for bar in bars] == [[1, 2]] * (seeds > 1)
+
+
+def test_a_copied_cell_is_marked_in_the_mask():
+    inputs, own = torch.tensor([[1, 0], [1, 1], [0, 1]]).bool(), torch.tensor([[1, 0], [1, 0], [0, 1]]).bool()
+    filters = torch.tensor([[1, 0], [0, 1]]).bool()
+    for given in ({"own": own}, {"copies": inputs & ~own}):
+        axes = Canvas().subplots()
+        draw_mask(inputs, filters, axes, **given)
+        assert [(round(p.get_x()), round(p.get_y()), p.get_linestyle()) for p in axes.patches] == [(1, 1, "--")]
+    axes = Canvas().subplots()
+    draw_mask(inputs, filters, axes)
+    assert not axes.patches
 
 
 def test_figures_of_groups_from_a_real_run(record, tiny, images, tmp_path, monkeypatch):
@@ -345,10 +413,10 @@ def test_a_table_of_an_unknown_experiment_is_answered_with_a_sentence(tmp_path):
         filled(document, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/performance.md"])
+@pytest.mark.parametrize("name", DOCUMENTS, ids=str)
 def test_committed_tables_are_those_of_the_committed_records(name):
     document = REPOSITORY / name
-    assert "<!-- table: " in document.read_text(encoding="utf-8")
+    assert re.search(r"<!-- \w+: \w+ -->", document.read_text(encoding="utf-8"))
     assert filled(document, REPOSITORY / "data" / "results") == document.read_text(encoding="utf-8")
 
 

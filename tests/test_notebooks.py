@@ -12,6 +12,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 from nbformat import v4
 from nbval.plugin import get_sanitize_patterns
 
@@ -30,7 +31,7 @@ except ImportError as error:
         "flgc_lib is not installed here: type `make run` in the repository, then `make lab`"
     ) from error
 course.start("NN")"""
-CARD = re.compile(r"### Exercise (\d+\.\d+) (●○○|●●○|●●●) · \d+ minutes\n")
+CARD = re.compile(r"### (?:Exercise \d+\.|Step )(\d+) (?:●○○|●●○|●●●) · \d+ minutes\n")
 
 
 def read(path):
@@ -121,19 +122,23 @@ def sections_in_order(notebook, lesson):
 
 
 def exercises_are_complete(notebook, lesson):
-    problems, found = [], 0
+    """Exercises "3.1", "3.2" … and the steps of what the student builds, "3.step1", "3.step2" …: all of one form."""
+    problems, found = [], {"Exercise": 0, "Step": 0}
+    chapter = int(lesson.number)
     for place, cell in enumerate(notebook.cells):
-        if cell.cell_type != "markdown" or not cell.source.startswith("### Exercise "):
+        kind = next((k for k in found if cell.source.startswith(f"### {k} ")), None)
+        if cell.cell_type != "markdown" or kind is None:
             continue
-        found += 1
+        found[kind] += 1
         stub, check, hints, solution = notebook.cells[place + 1 : place + 5]
         card = CARD.match(cell.source + "\n")
         name = cell.source.splitlines()[0]
-        if not card or card.group(1) != f"{int(lesson.number)}.{found}":
-            problems.append(f"{name}: not `### Exercise {int(lesson.number)}.{found} ●○○ · 5 minutes`")
+        number = f"{chapter}.{found[kind]}" if kind == "Exercise" else f"{chapter}.step{found[kind]}"
+        if not card or card.group(1) != str(found[kind]):
+            problems.append(f"{name}: not `### Exercise {number} ●○○ · 5 minutes`, or `### Step {found[kind]} …`")
         if tags(stub) != ["exercise"]:
             problems.append(f"{name}: no stub below its card")
-        if tags(check) != [CHECKED] or not check.source.startswith(f'check("{int(lesson.number)}.{found}", '):
+        if tags(check) != [CHECKED] or not check.source.startswith(f'check("{number}", '):
             problems.append(f"{name}: no check below its stub")
         if hints.source.count("<summary>Hint ") != 2 or hints.source.count("</details>") != 2:
             problems.append(f"{name}: not two hints below its check")
@@ -141,8 +146,9 @@ def exercises_are_complete(notebook, lesson):
             problems.append(f"{name}: no solution below its hints")
         if not solution.source.startswith("<details><summary>Solution</summary>"):
             problems.append(f"{name}: its solution is not folded away")
-    stray = sum(bool({"exercise", "solution"} & set(tags(cell))) for cell in notebook.cells) - 2 * found
-    return problems + ([f"{stray} stubs or solutions without card"] * bool(stray)) + ["fewer than three"] * (found < 3)
+    stray = sum(bool({"exercise", "solution"} & set(tags(cell))) for cell in notebook.cells) - 2 * sum(found.values())
+    few = ["fewer than three"] if found["Exercise"] < 3 else []
+    return problems + ([f"{stray} stubs or solutions without card"] * bool(stray)) + few
 
 
 def stubs_are_not_yet_right(notebook, lesson):
@@ -166,8 +172,41 @@ def ids_are_stable(notebook, lesson):
     ]
 
 
+FOLDED = {"hide-input": "source_hidden", "hide-output": "outputs_hidden"}
+"""What a book folds away by its tag, and JupyterLab by its own metadata."""
+
+
 def only_tags_as_metadata(notebook, lesson):
-    return [f"{c.id} has metadata {sorted(c.metadata)}" for c in notebook.cells if set(c.metadata) - {"tags"}]
+    problems = []
+    for cell in notebook.cells:
+        folded = {FOLDED[tag]: True for tag in tags(cell) if tag in FOLDED}
+        rest = {name: value for name, value in cell.metadata.items() if name != "tags"}
+        if rest != ({"jupyter": folded} if folded else {}):
+            problems.append(f"{cell.id} has metadata {rest}, not the folding of its tags {tags(cell)}")
+    return problems
+
+
+def predictions_hide_their_answer(notebook, lesson):
+    """A student who is to predict must not see the answer before: it is folded, and so is what shows it."""
+    problems = []
+    for place, cell in enumerate(notebook.cells):
+        if cell.cell_type != "markdown" or "**Predict.**" not in cell.source:
+            continue
+        if "<details><summary>Answer</summary>" not in cell.source:
+            problems.append(f"{cell.id} asks to predict, without a folded answer")
+        below = next((c for c in notebook.cells[place + 1 :] if c.cell_type == "code"), None)
+        if below is not None and printed(below) and "hide-output" not in tags(below):
+            problems.append(f"{below.id} shows the answer of {cell.id}: fold its output")
+    return problems
+
+
+def ends_with_what_to_try_and_recall(notebook, lesson):
+    markdown = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    tail = markdown.partition("\n### Try this\n")[2]
+    changes, _, questions = tail.partition("\n### Recall\n")
+    folded = questions.partition("\n## ")[0].count("</details>")
+    problems = [] if changes.count("\n| ") >= 4 else ["no table of changes below `### Try this`"]
+    return problems + ([] if folded >= 5 else [f"{folded} folded answers below `### Recall`, five are wanted"])
 
 
 def short_cells(notebook, lesson):
@@ -191,6 +230,31 @@ def links_lead_somewhere(notebook, lesson):
 
 
 SVG = v4.new_output("display_data", data={"image/svg+xml": "<svg/>"})
+
+END = (
+    """## Summary
+
+One and one is two.
+
+### Try this
+
+| change | what happens |
+| --- | --- |
+| `1 + 2` | it prints 3 |
+| `2 + 2` | it prints 4 |
+
+### Recall
+"""
+    + 5
+    * """
+<details><summary>How much is 1 + 1?</summary>
+
+Two.
+
+</details>
+"""
+    + "\n## Exercises"
+)
 
 # For each guard, ways to break a good notebook and a word of the sentence that must follow.
 
@@ -234,6 +298,11 @@ BREAKS = [
     (ids_are_stable, lambda n: _set(n.cells[3], id="c00-1"), "twice"),
     (ids_are_stable, lambda n: _set(n.cells[3], id="d1e2f3"), "c00-"),
     (only_tags_as_metadata, lambda n: _metadata(n.cells[3], scrolled=True), "scrolled"),
+    (only_tags_as_metadata, lambda n: _metadata(n.cells[3], tags=["hide-input"]), "hide-input"),
+    (predictions_hide_their_answer, lambda n: _set(n.cells[2], source="> **Predict.** 1 + 1?"), "without a folded"),
+    (predictions_hide_their_answer, lambda n: _set(n.cells[2], source="> **Predict.** 1 + 1?"), "fold its output"),
+    (ends_with_what_to_try_and_recall, lambda n: _set(n.cells[4], source="## Summary\n\n## Exercises"), "no table"),
+    (ends_with_what_to_try_and_recall, lambda n: _set(n.cells[4], source=END.replace("</details>", "", 1)), "five"),
     (short_cells, lambda n: _set(n.cells[3], source="\n".join(["1"] * (LONGEST_CELL + 1))), "lines"),
     (pictures_are_png, lambda n: n.cells[3].outputs.append(SVG), "svg"),
     (links_lead_somewhere, lambda n: _set(n.cells[2], source="[x](09-nothing.ipynb)"), "09-nothing.ipynb"),
@@ -251,7 +320,7 @@ def good():
         v4.new_code_cell(START.replace("NN", "00"), outputs=say),
         v4.new_markdown_cell("## 1. Sums"),
         v4.new_code_cell("print(1 + 1)", outputs=say, metadata={"tags": [CHECKED]}),
-        v4.new_markdown_cell("## Summary\n\nOne and one is two.\n\n## Exercises"),
+        v4.new_markdown_cell(END),
     ]
     hints = "".join(f"<details><summary>Hint {i}</summary>Count.</details>\n\n" for i in (1, 2))
     for number in (1, 2, 3):
@@ -394,6 +463,17 @@ def test_the_mode_decides_the_amount_and_must_be_known(monkeypatch, capsys):
     monkeypatch.setenv("FLGC_MODE", "quick")
     with pytest.raises(ValueError, match="FLGC_MODE='quick' must be one of smoke, standard, full"):
         course.mode()
+
+
+def test_a_claim_of_equality_is_said_or_refused_with_what_was_expected(capsys):
+    course.agree("a and b", torch.zeros(2), torch.full((2,), 1e-9))
+    assert capsys.readouterr().out == "a and b: equal\n"
+    with pytest.raises(AssertionError, match=r"a and b should be equal up to 1e-06, but differ by up to 0\.5"):
+        course.agree("a and b", torch.zeros(2), torch.tensor([0.0, 0.5]))
+    with pytest.raises(AssertionError, match="differ by up to nan"):
+        course.agree("a and b", torch.zeros(1), torch.tensor([torch.nan]))
+    with pytest.raises(AssertionError, match=r"the same shape, but have \(2,\) and \(1,\)"):
+        course.agree("a and b", torch.zeros(2), torch.zeros(1))
 
 
 def test_an_unknown_number_is_refused():

@@ -38,7 +38,8 @@ ROOMS = {
     "flgc_lib/bench/": "train",
     "flgc_lib/figures/": "train",
     "flgc_lib/course/": "notebooks",
-    "flgc_lib/cli.py": "train",
+    "flgc_lib/cli/": "train",
+    "book/": "book",
     "notebooks/": "notebooks",
     "notebooks/conftest.py": "dev",
     "tests/": "dev",
@@ -48,6 +49,8 @@ NEEDED_WITHOUT_IMPORT = {
     "onnx": "torch.onnx writes with it",
     "onnxscript": "torch.onnx writes with it",
     "jupyterlab": "make lab",
+    "myst-nb": "make book",
+    "sphinx-book-theme": "make book",
     "ipykernel": "runs the notebooks",
     "ruff": "make test",
     "mypy": "make test",
@@ -115,6 +118,7 @@ def imports(path: Path) -> Imports:
 def files() -> Iterator[Path]:
     for folder, pattern in (
         ("flgc_lib", "**/*.py"),
+        ("book", "*.py"),
         ("tests", "*.py"),
         ("notebooks", "*.py"),
         ("notebooks", "*.ipynb"),
@@ -136,7 +140,7 @@ def distributions(modules: frozenset[str]) -> set[str]:
 
 
 INSTALLED = metadata.packages_distributions()
-OURS = {"flgc_lib", *(path.stem for path in ROOT.glob("tests/*.py"))}
+OURS = {"flgc_lib", *(path.stem for folder in ("book", "tests") for path in ROOT.glob(f"{folder}/*.py"))}
 LIBRARY = [path for path in files() if path.is_relative_to(ROOT / "flgc_lib")]
 
 

@@ -1,1 +1,1 @@
-"""The benchmark: `settings` says how much, `candidates` what, `measure` times it, `report` shows it."""
+"""The benchmark: `settings` says how much, `candidates` and `gpu` what, `measure` times it, `report` shows it."""

@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -14,13 +14,21 @@ from torch.nn import functional as F
 from flgc_lib.experiment.assignments import Kind, array_name
 from flgc_lib.experiment.records import read_groups
 from flgc_lib.frozen import freeze
-from flgc_lib.frozen.export import export_onnx
+from flgc_lib.frozen.engines import Exporter, load
 from flgc_lib.frozen.layer import frozen_convolutions
 from flgc_lib.layers import FLGConv2d
 from flgc_lib.methods import Method
 from flgc_lib.resnet import Stem, resnet50
 
 BASELINE = "dense eager"
+ENGINES = {
+    ("onnx", "fp32"): "onnxruntime",
+    ("onnx", "int8"): "onnxruntime int8",
+    ("openvino", "fp32"): "openvino",
+    ("openvino", "bf16"): "openvino bf16",
+    ("openvino", "int8"): "openvino int8",
+}
+"""What candidates that run in another engine, and precision, are called."""
 
 
 @dataclass
@@ -61,35 +69,38 @@ def build(
 
     Networks are drawn at random, each from the same seed: time depends on shapes and groups, not on weights.
     """
-    dense = _network(stem, "dense")
+    dense = network(stem, "dense")
     for name, make in (
         (BASELINE, _eager),
         ("dense channels_last", _channels_last),
         ("dense torch.compile", _compiled),
-        ("dense onnxruntime", _in_onnxruntime),
         ("dense frozen", _frozen),
     ):
         yield Candidate(name, 1, "", dense, partial(make, dense, x))
+    yield from _in_engines("dense", dense, x, 1, "")
     for g in groups:
-        grouped = _network(stem, "grouped", g)
-        random = _network(stem, "flgc", g)
-        copies = _network(stem, "flgc-dup", g)
-        depthwise = _network(stem, "flgc", g, depthwise=True)
-        for name, network, make in (
+        grouped = network(stem, "grouped", g)
+        random = network(stem, "flgc", g)
+        equal = network(stem, "equal", g)
+        copies = network(stem, "flgc-dup", g)
+        depthwise = network(stem, "flgc", g, depthwise=True)
+        for name, model, make in (
             ("flgc masked", random, _masked),
             ("flgc frozen, PyTorch", random, _frozen_without_kernel),
-            ("flgc onnxruntime", random, _in_onnxruntime),
             ("flgc frozen", random, _frozen),
             ("flgc-dup frozen", copies, _frozen),
             ("depthwise frozen", depthwise, _frozen),
+            ("equal frozen", equal, _frozen),
             ("grouped eager", grouped, _eager),
-            ("grouped onnxruntime", grouped, _in_onnxruntime),
             ("grouped frozen", grouped, _frozen),
         ):
-            assignment = "contiguous" if network is grouped else "random"
-            yield Candidate(name, g, assignment, network, partial(make, network, x))
+            assignment = "contiguous" if model is grouped else "random"
+            yield Candidate(name, g, assignment, model, partial(make, model, x))
+        yield from _in_engines("flgc", random, x, g, "random")
+        yield from _in_engines("equal", equal, x, g, "random")
+        yield from _in_engines("grouped", grouped, x, g, "contiguous")
         if trained_run is not None and f"-g{g}-" in trained_run:
-            trained = with_groups_of(_network(stem, "flgc", g), results, trained_run)
+            trained = with_groups_of(network(stem, "flgc", g), results, trained_run)
             yield Candidate("trained frozen", g, trained_run, trained, partial(_frozen, trained, x))
 
 
@@ -112,7 +123,8 @@ def with_groups_of(model: nn.Module, results: Path, run: str) -> nn.Module:
     return model
 
 
-def _network(stem: Stem, method: Method, groups: int = 1, *, depthwise: bool = False) -> nn.Module:
+def network(stem: Stem, method: Method, groups: int = 1, *, depthwise: bool = False) -> nn.Module:
+    """A ResNet-50 in eval mode, always from the same seed."""
     torch.manual_seed(0)
     return resnet50(stem=stem, method=method, groups=groups, where="all", depthwise=depthwise).eval()
 
@@ -145,13 +157,15 @@ def _frozen_without_kernel(model: nn.Module, x: Tensor) -> Callable[[], object]:
     return partial(frozen, x)
 
 
-def _in_onnxruntime(model: nn.Module, x: Tensor) -> Callable[[], object]:
-    import onnxruntime
+def _in_engines(name: str, model: nn.Module, x: Tensor, groups: int, assignment: str) -> Iterator[Candidate]:
+    """The network in every engine and precision; its ranges for int8 are those of the batch itself."""
+    exporter = cache(lambda: Exporter(freeze(model), x, calibration=x))
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "network.onnx"
-        export_onnx(freeze(model), x, path)
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return partial(session.run, None, {"input": x.numpy()})
+    def make(engine: str, precision: str) -> Callable[[], object]:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / ("network.onnx" if engine == "onnx" else "network.xml")
+            exporter().write(path, engine, precision)
+            return partial(load(path, x.shape), x)
+
+    for (engine, precision), called in ENGINES.items():
+        yield Candidate(f"{name} {called}", groups, assignment, model, partial(make, engine, precision))

@@ -14,11 +14,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from flgc_lib.bench import candidates, report
+from flgc_lib.bench import candidates, gpu, report
 from flgc_lib.bench.candidates import Candidate
 from flgc_lib.bench.settings import BenchSettings
 from flgc_lib.cost import count
-from flgc_lib.experiment.records import code_version, processor_name
+from flgc_lib.experiment.records import code_version, processor_name, read_runs
+from flgc_lib.files import check_folder
+from flgc_lib.methods import METHODS
 from flgc_lib.resnet import Stem, resnet50
 
 SETTLE = 0.05
@@ -33,10 +35,15 @@ def bench(settings: BenchSettings) -> pd.DataFrame:
     Returns:
         The rows of this call; columns as described in docs/performance.md.
     """
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            "device='cuda' needs an NVIDIA GPU that PyTorch sees; leave it out to measure on the processor"
+        )
+    _check(settings)
     frames = []
     for stem in settings.stems:
         for batch in settings.batches:
-            for threads in settings.threads:
+            for threads in settings.threads if settings.device == "cpu" else settings.threads[:1]:
                 with _threads(threads) as number:
                     frame = _measure(settings, stem, batch, number)
                 print(f"\n{stem}, {report.load(batch, number)}\n{report.summary(frame)}")
@@ -45,16 +52,44 @@ def bench(settings: BenchSettings) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
+def _check(settings: BenchSettings) -> None:
+    """Refuses, before anything is measured, what could not be measured or kept."""
+    check_folder(settings.results)
+    cores = os.cpu_count() or 1
+    if max(settings.threads) > cores:
+        raise ValueError(f"threads={max(settings.threads)} must be at most {cores}, the cores of this computer, or 0")
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device='cuda' is not there: give cpu")
+    if settings.trained_run is not None:
+        runs = read_runs(settings.results)
+        row = runs[runs["run"] == settings.trained_run]
+        if row.empty or not METHODS[row["method"].iloc[0]].masked or row["groups"].iloc[0] not in settings.groups:
+            raise ValueError(
+                f"trained_run={settings.trained_run!r} must be a run of {settings.results / 'runs.csv'} with learned "
+                f"or drawn groups, as many as one of groups={settings.groups}"
+            )
+
+
 @torch.no_grad()
 def _measure(settings: BenchSettings, stem: Stem, batch: int, threads: int) -> pd.DataFrame:
     size = 224 if stem == "imagenet" else 32
     x = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
     dense_macs = count(resnet50(stem=stem), (3, size, size)).macs
     chosen: list[Candidate] = []
-    for candidate in candidates.build(stem, settings.groups, x, settings.results, settings.trained_run):
+    if settings.device == "cuda":
+        found = gpu.build(stem, settings.groups, x.cuda())
+    else:
+        found = candidates.build(stem, settings.groups, x, settings.results, settings.trained_run)
+    names = []
+    for candidate in found:
+        names.append(candidate.name)
         wanted = not settings.only or candidate.name == candidates.BASELINE or candidate.name.startswith(settings.only)
         if wanted and candidate.prepare():
             chosen.append(candidate)
+        elif candidate.name == candidates.BASELINE:
+            raise ValueError(f"{candidate.name}, with which all others are compared, cannot be measured here")
+    if len(chosen) < 2:
+        raise ValueError(f"there is nothing to compare: only={settings.only} must begin some of {', '.join(names)}")
     milliseconds = _alternate(chosen, settings.repetitions)
     quartiles = np.percentile(milliseconds, [25, 50, 75], axis=0).T  # (candidates, 3)
     rows = [
@@ -76,7 +111,7 @@ def _measure(settings: BenchSettings, stem: Stem, batch: int, threads: int) -> p
         }
         for candidate, (first, median, third) in zip(chosen, quartiles, strict=True)
     ]
-    return pd.DataFrame(rows).assign(**_versions())
+    return pd.DataFrame(rows).assign(**_versions(torch.device(settings.device)))
 
 
 def _alternate(chosen: list[Candidate], repetitions: int) -> np.ndarray:
@@ -109,13 +144,13 @@ def _threads(number: int) -> Iterator[int]:
             os.sched_setaffinity(0, cores)
 
 
-def _versions() -> dict[str, str]:
+def _versions(device: torch.device) -> dict[str, str]:
     found = {
-        "processor": processor_name(torch.device("cpu")),
+        "processor": processor_name(device),
         "system": platform.system(),
         "torch": torch.__version__,
     }
-    for package in ("numba", "onnxruntime"):
+    for package in ("numba", "onnxruntime", "openvino"):
         try:
             found[package] = __import__(package).__version__
         except ImportError:

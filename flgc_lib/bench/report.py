@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from flgc_lib.files import write_whole
+
 
 def read(results: Path) -> pd.DataFrame:
     """The rows of `bench.csv` in the folder of the records; none if there is no such file."""
@@ -19,7 +21,9 @@ def store(frame: pd.DataFrame, results: Path) -> None:
         replaced = pd.MultiIndex.from_frame(old[same]).isin(pd.MultiIndex.from_frame(frame[same]))
         frame = pd.concat([old[~replaced], frame], ignore_index=True)
     results.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(results / "bench.csv", index=False, float_format="%.4f")
+    write_whole(
+        results / "bench.csv", lambda part: frame.to_csv(part, index=False, float_format="%.4f", encoding="utf-8")
+    )
 
 
 def load(batch: int, threads: int) -> str:

@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from flgc_lib.files import RESULTS
 from flgc_lib.grouping import check_choice
 from flgc_lib.resnet import Stem
+
+BenchDevice = Literal["cpu", "cuda"]
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,8 @@ class BenchSettings:
     """Images at once."""
     threads: tuple[int, ...] = (1, 0)
     """Threads; 0 for all cores. With 1 the process is pinned to one core where the system can."""
+    device: BenchDevice = "cpu"
+    """Where. On cuda other candidates run; threads do not matter, and only the first number of them is taken."""
     repetitions: int = 15
     """Rounds in which every candidate runs twice; the second run is timed."""
     only: tuple[str, ...] = ()
@@ -33,6 +38,7 @@ class BenchSettings:
         """Refuses what cannot be measured."""
         for stem in self.stems:
             check_choice("stem", stem, Stem)
+        check_choice("device", self.device, BenchDevice)
         for name in ("groups", "batches"):
             if min(getattr(self, name), default=0) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be one or more numbers of at least 1")

@@ -15,6 +15,7 @@ class Lesson:
         do: what the student will do.
         learn: what the student leaves able to.
         need: numbers of the notebooks to have read.
+        study: minutes of reading, predicting and solving exercises, estimated.
         paper: sections, equations and figures of the paper that it covers.
         references: short names of works in `REFERENCES`.
     """
@@ -25,6 +26,7 @@ class Lesson:
     do: str
     learn: str
     need: tuple[str, ...]
+    study: int
     paper: str
     references: tuple[str, ...]
 
@@ -56,6 +58,7 @@ COURSE = (
         do="check that everything is installed, and see how the notebooks, the library and the paper fit together",
         learn="run everything here; find any section, equation or figure of the paper; read its Japanese terms",
         need=(),
+        study=40,
         paper="all of it, as a map",
         references=("paper",),
     ),
@@ -66,6 +69,7 @@ COURSE = (
         do="count what a convolution costs, build both residual blocks from nothing, and train a plain net beside a residual one",
         learn="build basic and bottleneck blocks, say why the shortcut helps, and count multiply-accumulates (MACs)",
         need=("00",),
+        study=120,
         paper="sections 1, 2-1, 2-1-1, 2-1-2 and 4 (the stem), eq. (1), Fig. 1 (a, b)",
         references=("paper", "resnet"),
     ),
@@ -76,6 +80,7 @@ COURSE = (
         do="show that three forms of a ResNeXt block are one, see what a group cannot see, and watch accuracy fall with G",
         learn="use `nn.Conv2d(groups=G)`, compute its cost for any G, and say why fixed groups cost accuracy",
         need=("01",),
+        study=120,
         paper="section 2-2, eq. (2), Fig. 2 (a)",
         references=("paper", "resnext", "shufflenet"),
     ),
@@ -86,6 +91,7 @@ COURSE = (
         do="build S, T, the straight-through gradient and the mask from first principles, and let them find planted groups",
         learn="derive FLGC, say why a hard choice stops the gradient and which estimator mends it",
         need=("02",),
+        study=180,
         paper="section 2-3, Fig. 2 (b)",
         references=("paper", "flgc", "ste"),
     ),
@@ -96,6 +102,7 @@ COURSE = (
         do="step through the rule with numbers, see it copy a feature that two groups need, and measure when it fires",
         learn="apply the paper's rule by hand and in code, and predict when it copies, when it cannot, and what it costs",
         need=("03",),
+        study=180,
         paper="section 3",
         references=("paper", "flgc"),
     ),
@@ -106,6 +113,7 @@ COURSE = (
         do="write a training loop of twenty lines, then use the library's, kill a run and resume it",
         learn="train, read curves, resume, and start the real experiment on your own machine or a GPU",
         need=("04",),
+        study=150,
         paper="section 4",
         references=("paper", "resnet", "cifar", "onecycle"),
     ),
@@ -116,6 +124,7 @@ COURSE = (
         do="open the records of trained nets and look at S, T and M, layer by layer and epoch by epoch",
         learn="read assignment heatmaps, group sizes and copies, and say whether groups move at all",
         need=("05",),
+        study=120,
         paper="sections 2-3 and 3, looked at in trained nets",
         references=("paper", "flgc"),
     ),
@@ -126,6 +135,7 @@ COURSE = (
         do="answer the paper's question from the committed records, with controls and error bars",
         learn="compare methods fairly: paired seeds, intervals, actual MACs, and what can't be told apart",
         need=("06",),
+        study=150,
         paper="sections 4 and 5, the experiment that the paper announces",
         references=("paper", "flgc", "condensenet"),
     ),
@@ -136,6 +146,7 @@ COURSE = (
         do="measure that a mask saves nothing, re-order channels by index, and run unequal, overlapping groups fast",
         learn="turn learned groups into an inference layer that is as fast as its MACs promise, and say where it isn't",
         need=("04",),
+        study=150,
         paper="section 1 (why cost matters), carried to its end",
         references=("paper", "flgc", "indirect", "mobilenetv2"),
     ),

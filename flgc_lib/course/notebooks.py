@@ -42,7 +42,7 @@ def header(lesson: Lesson) -> str:
             f"**You will** {lesson.do}.",
             f"**You will learn to** {lesson.learn}.",
             f"**You need** {need}.",
-            f"**Run time** on two cores: {minutes or 'not measured yet'}.",
+            f"**Study time** about {_hours(lesson.study)}. **Run time** on two cores: {minutes or 'not measured yet'}.",
             f"**In the paper:** {lesson.paper}.",
         ]
     )
@@ -208,6 +208,10 @@ def _remember_time(lesson: Lesson, mode: Mode, minutes: float, *, replace: bool)
         if replace or mode not in times.get(lesson.number, {}):
             times.setdefault(lesson.number, {})[mode] = max(0.1, round(minutes, 1))
             TIMES.write_text(json.dumps(times, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _hours(minutes: int) -> str:
+    return f"{minutes} minutes" if minutes < 60 else f"{minutes / 60:g} hours"
 
 
 def _link(lesson: Lesson) -> str:

@@ -1,10 +1,11 @@
-"""What a notebook calls: `start` in its first cell, and `pick` where the amount of work depends on the mode."""
+"""What a notebook calls: `start` first, `pick` where the amount of work depends on the mode, `agree` for a claim."""
 
 import os
 from typing import Literal, TypeVar, cast
 
 import matplotlib as mpl
 import torch
+from torch import Tensor
 
 from flgc_lib.course.lessons import find_lesson
 from flgc_lib.grouping import check_choice
@@ -41,3 +42,24 @@ def start(number: str) -> None:
     torch.set_num_threads((os.cpu_count() or 1) if mode() == "full" else 1)
     mpl.rcParams.update({"figure.dpi": 110, "axes.spines.top": False, "axes.spines.right": False, "font.size": 9})
     print(f"{number} {find_lesson(number).title}: FLGC_MODE={mode()}, torch {torch.__version__}, seed 0")
+
+
+def agree(what: str, found: Tensor, expected: Tensor, tolerance: float = 1e-6) -> None:
+    """Says that two tensors are equal up to rounding, if they are.
+
+    Args:
+        what: the two, for example "our loops and nn.Conv2d".
+        found: any tensor.
+        expected: of the same shape.
+        tolerance: the largest difference that is rounding.
+
+    Raises:
+        AssertionError: if they differ, with what was expected and by how much it was missed.
+    """
+    if found.shape != expected.shape:
+        shapes = f"{tuple(found.shape)} and {tuple(expected.shape)}"
+        raise AssertionError(f"{what} should have the same shape, but have {shapes}")
+    difference = (found - expected).abs().max().item()
+    if not difference <= tolerance:  # so that NaN is refused too
+        raise AssertionError(f"{what} should be equal up to {tolerance:.0e}, but differ by up to {difference:.2g}")
+    print(f"{what}: equal")

@@ -6,7 +6,6 @@ layer is exactly ‖W ⊙ M - W* ⊙ M*‖², and showing it the C unit vectors 
 Source: Motohashi and Yamauchi, sections 2-3 and 3, as toy problems of our own.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from flgc_lib.clustered import ClusteredConv2d
 from flgc_lib.grouping import check_choice, connection_mask
 from flgc_lib.layers import FLGConv2d
 from flgc_lib.methods import Method, method_layer
@@ -72,27 +72,29 @@ def planted_shared(groups: int = 4, own: int = 3, filters_per_group: int = 8, *,
     return Planted(torch.randn(len(filters), len(inputs), generator=generator), inputs, filters)
 
 
-def layer_for(problem: Planted, method: str, *, seed: int, known: Known = "nothing", top_k: int = 3) -> FLGConv2d:
+def layer_for(problem: Planted, method: str, *, seed: int, known: Known = "nothing") -> FLGConv2d:
     """A 1×1 layer that is to learn a planted problem, with the same start for every method of one seed.
 
     Args:
         problem: gives the sizes, and what is known.
         method: "grouped" (contiguous, fixed), "random" (drawn, fixed), "masked" (FLGC with the masked estimator),
-            "flgc", "flgc-dup" (with the rule) or "flgc-randdup" (as many copies, of channels drawn at random).
+            "flgc", "flgc-dup" (with the rule), "flgc-randdup" (as many copies, of channels drawn at random) or
+            "cluster" (equal groups from the weights, which need a soft start in `fit_planted`).
         seed: of W, S and T.
         known: what is given and not learned: the groups of the filters, and the weights too.
-        top_k: k of the rule.
 
     Raises:
         ValueError: for an unknown method or `known`.
     """
-    check_choice("method", method, Literal["grouped", "random", "masked", "flgc", "flgc-dup", "flgc-randdup"])
+    check_choice(
+        "method", method, Literal["grouped", "random", "masked", "flgc", "flgc-dup", "flgc-randdup", "cluster"]
+    )
     check_choice("known", known, Known)
     torch.manual_seed(seed)
     (C, G), N = problem.inputs.shape, len(problem.filters)
     # All as FLGC layers, with one start and a mask: fixed groups are drawn ones with other numbers.
     built_as = cast(Method, {"grouped": "random", "masked": "flgc"}.get(method, method))
-    layer = cast(FLGConv2d, method_layer(built_as, G, top_k=top_k)(C, N, 1, 1, 0))
+    layer = cast(FLGConv2d, method_layer(built_as, G)(C, N, 1, 1, 0))
     learns_groups = layer.input_logits.requires_grad
     if method == "masked":
         layer.estimator = "masked"
@@ -133,20 +135,20 @@ def fit_planted(
     *,
     steps: int,
     learning_rate: float = 0.03,
-    logit_learning_rate: float = 0.01,
+    soft_start: float = 0.0,
+    regroup_every: int = 50,
     every: int = 10,
-    watch: Callable[[], object] | None = None,
 ) -> dict[str, list[float]]:
-    """Fits a layer to a planted problem with Adam, one optimiser for W and one for S and T.
+    """Fits a layer to a planted problem with Adam, one optimiser for W and one, at 0.01, for S and T.
 
     Args:
         layer: from `layer_for`.
         problem: the same.
         steps: of gradient descent on the exact expected error.
         learning_rate: of W.
-        logit_learning_rate: of S and T.
+        soft_start: share of the steps in which the weights outside the groups fade out; after it the groups stay.
+        regroup_every: steps of a soft start from one choice of groups by the weights to the next.
         every: how many steps between two entries of the history; the state after the last step is added.
-        watch: called at every entry of the history, for example to keep a copy of S.
 
     Returns:
         Lists of the same length: `step`, `error`, `recovered`, `connections` (opened by M) and `copies`.
@@ -154,7 +156,7 @@ def fit_planted(
     C = layer.in_channels
     x = torch.eye(C)[:, :, None, None]  # (C, C, 1, 1): one image of one pixel for each channel
     y = problem.target.T[:, :, None, None]  # (C, N, 1, 1)
-    rates = [([layer.weight], learning_rate), ([layer.input_logits, layer.filter_logits], logit_learning_rate)]
+    rates = [([layer.weight], learning_rate), ([layer.input_logits, layer.filter_logits], 0.01)]
     learned = [([p for p in group if p.requires_grad], rate) for group, rate in rates]
     optimisers = [torch.optim.Adam(group, lr=rate) for group, rate in learned if group]
     history: dict[str, list[float]] = {name: [] for name in ("step", "error", "recovered", "connections", "copies")}
@@ -165,10 +167,13 @@ def fit_planted(
             history["recovered"].append(recovered(layer, problem))
             history["connections"].append(int(layer.connection_mask().sum()))
             history["copies"].append(int(layer.input_membership().sum()) - C)
-            if watch is not None:
-                watch()
         if step == steps:
             return history
+        if soft_start:
+            layer.softness = max(0.0, 1 - step / (soft_start * steps))
+            layer.learns = layer.softness > 0
+            if isinstance(layer, ClusteredConv2d) and layer.learns and step % regroup_every == 0:
+                layer.regroup()
         loss = (layer(x) - y).square().sum() / layer.out_channels
         layer.zero_grad()
         loss.backward()

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from flgc_lib.experiment.settings import Settings
 from flgc_lib.frozen import FrozenNetwork, freeze, save
 
+MOST_PIXELS = 2**24
+"""Of a batch that something is tuned for: 16 images of 1024 × 1024."""
 _ENTRY = "flgc"  # what the library adds to Lightning's content
 _PREFIX = "model."  # of the network's entries in "state_dict": the attribute of `Classifier`
 
@@ -95,11 +97,53 @@ def check_checkpoint(path: Path, settings: Settings, fingerprint: str, network: 
     ]
     if saved.fingerprint != fingerprint:
         differing.append(f"the data had fingerprint {saved.fingerprint}, not {fingerprint}")
-    if not differing and {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in network.items()}:
+    if not differing and _kinds(state) != _kinds(network):
         differing.append("its network has other parameters")
     if differing:
         raise ValueError(f"{path} belongs to another run ({'; '.join(differing)}): {advice}")
     return len(saved.history)
+
+
+def trained_network(path: Path) -> tuple[Saved, nn.Module]:
+    """The network of a run's checkpoint, with what the library saved beside it.
+
+    Raises:
+        ValueError: as `read_checkpoint`; if the parameters are not those of the settings' network; or if the run's
+            groups have not closed yet.
+    """
+    saved, state = read_checkpoint(path, advice="give the path of a run's last.ckpt")
+    closing = saved.settings.soft_start * saved.settings.epochs
+    if len(saved.history) < closing:
+        raise ValueError(
+            f"the run of {path} is in its soft start: after {len(saved.history)} epochs its groups are still "
+            f"open, they close after {closing:g}; resume it with the command that started it, then freeze"
+        )
+    model = saved.settings.network(len(state.get("fc.bias", torch.empty(1))))
+    if _kinds(state) != _kinds(model.state_dict()):
+        raise ValueError(
+            f"{path} has other parameters than the network of its settings: it was altered; train it again"
+        )
+    model.load_state_dict(state)
+    return saved, model
+
+
+def check_images(batch: int, size: int) -> None:
+    """Refuses a batch of images that no network takes, or no memory holds.
+
+    Raises:
+        ValueError: saying what is allowed.
+    """
+    for name, number, most in (("batch", batch, 4096), ("size", size, 4096)):
+        if not 1 <= number <= most:
+            raise ValueError(f"{name}={number} must be from 1 to {most}")
+    if batch * size * size > MOST_PIXELS:
+        raise ValueError(
+            f"batch={batch} of size={size} is more than {MOST_PIXELS:,} pixels: give a smaller batch or size"
+        )
+
+
+def _kinds(state: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (value.shape, value.dtype) for name, value in state.items()}
 
 
 def freeze_checkpoint(
@@ -122,15 +166,8 @@ def freeze_checkpoint(
         raise ValueError(
             f"{output} is the checkpoint itself, which would be lost; give another path for what is frozen"
         )
-    saved, state = read_checkpoint(checkpoint, advice="give the path of a run's last.ckpt")
-    closing = saved.settings.soft_start * saved.settings.epochs
-    if len(saved.history) < closing:
-        raise ValueError(
-            f"the run of {checkpoint} is in its soft start: after {len(saved.history)} epochs its groups are still "
-            f"open, they close after {closing:g}; resume it with the command that started it, then freeze"
-        )
-    model = saved.settings.network(len(state["fc.bias"]))
-    model.load_state_dict(state)
+    check_images(batch, size)
+    _, model = trained_network(checkpoint)
     example = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
     frozen = freeze(model, example, tune=tune)
     save(frozen, output)

@@ -1,10 +1,13 @@
 """Tasks on the machines of a Ray cluster; docs/cluster.md says how to make one."""
 
 import logging
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+PATIENCE = 10
+"""Seconds to wait for an answer from the address; Ray alone would try for minutes."""
 RETRIES = 3
 """How often a task is done again whose machine, or process, died."""
 
@@ -35,6 +38,7 @@ def each(
         import ray
     except ImportError as error:
         raise ValueError(f"a cluster at {address!r} needs Ray: type `pip install -e '.[cluster]'`") from error
+    _check_reachable(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -47,3 +51,15 @@ def each(
             yield ray.get(ready)
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if address == "auto":
+        return
+    if not host or not port.isdecimal():
+        raise ValueError(f"the address of a cluster is host:port, ray://host:port or auto, not {address!r}")
+    try:
+        socket.create_connection((host, int(port)), timeout=PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        raise ValueError(f"there is no Ray cluster at {address!r} ({error})") from error

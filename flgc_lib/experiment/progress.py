@@ -17,4 +17,4 @@ class LossBar(TQDMProgressBar):
     def get_metrics(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> dict[str, Any]:
         """What stands at the end of the bar."""
         total: Any = pl_module.train_total  # (loss, images) of the epoch, see `Classifier`
-        return {"loss": f"{float(total[0] / total[1]):.3f}"} if total is not None and total[1] > 0 else {}
+        return {"loss": f"{float(total[0] / total[1]):.3f}"} if total[1] > 0 else {}

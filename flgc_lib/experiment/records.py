@@ -6,7 +6,6 @@ Every file is replaced whole, under a lock, so that neither a kill nor a full di
 import platform
 import re
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import partial
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from flgc_lib.experiment.assignments import CORRECT
 from flgc_lib.experiment.settings import Settings
-from flgc_lib.files import write_whole
+from flgc_lib.files import check_folder, write_whole
 
 SETTINGS = tuple(f.name for f in fields(Settings))
 RUN_COLUMNS = (
@@ -163,16 +162,7 @@ def check_writable(results: Path) -> None:
     """
     read_runs(results)
     read_epochs(results)
-    folder = results
-    while not folder.exists():  # what does not exist yet is made when there is something to write
-        folder = folder.parent
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(
-            f"the records cannot be written to {results} ({error}): make the folder writable, or give another"
-        ) from error
+    check_folder(results)
 
 
 def code_version() -> str:

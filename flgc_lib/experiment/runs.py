@@ -31,7 +31,7 @@ from flgc_lib.experiment.records import (
     write_record,
 )
 from flgc_lib.experiment.settings import Device, Settings, check_place
-from flgc_lib.experiment.training import Classifier, fit
+from flgc_lib.experiment.training import Classifier, check_fits, fit
 from flgc_lib.files import RESULTS, ROOT
 
 
@@ -66,6 +66,7 @@ def run(
     check_place(device, devices, threads)
     check_writable(results)
     dataset = load(settings.data, root)
+    check_fits(settings.trained, dataset)
     folder = root / "runs" / settings.trained.id
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder), _threads(threads):

@@ -39,7 +39,7 @@ class Classifier(lightning.LightningModule):
     Attributes:
         history: one dict an epoch, the columns of `epochs.csv`.
         layers: the convolutions with groups, by name; see `learned_layers`.
-        train_total: float64 (2,), sum of the losses and number of images of the epoch so far; None before the first.
+        train_total: float64 (2,), sum of the losses and number of images of the epoch so far.
         correct: BoolTensor (m,), which test images the network of the last test gets right.
     """
 
@@ -52,7 +52,7 @@ class Classifier(lightning.LightningModule):
         self.model = settings.network(len(dataset.classes)).to(memory_format=torch.channels_last)
         self.layers = learned_layers(self.model)
         self.history: list[dict[str, float]] = []
-        self.train_total: Tensor | None = None
+        self.train_total = torch.zeros(2, dtype=torch.float64)
         self.correct = torch.zeros(0, dtype=torch.bool)
         self._with_copies: dict[str, float] = {}
         self._recorder = Recorder(self.layers, settings.epochs)
@@ -227,6 +227,17 @@ def _algorithms_put_back() -> Iterator[None]:
         new_memory.fill_uninitialized_memory = filled
         torch.set_deterministic_debug_mode(mode)
         torch.backends.cudnn.benchmark = benchmark
+
+
+def check_fits(settings: Settings, dataset: Dataset) -> None:
+    """Refuses settings that their network, or the dataset, does not allow.
+
+    Raises:
+        ValueError: for example for too many groups, or a batch of more images than there are.
+    """
+    settings.network(len(dataset.classes))
+    held = dataset.hold_out(settings.hold_out) if settings.hold_out else dataset
+    Batches(held.train_images, held.train_labels, settings.batch, shuffle_seed=settings.seed)
 
 
 def fit(

@@ -19,6 +19,7 @@ _STEP = 1.12  # from the middle of a layer to the middle of the next
 
 def draw_blocks(_: pd.DataFrame, canvas: Canvas) -> None:
     """Fig. 1: both blocks side by side; a scheme, drawn from no numbers."""
+    canvas.set_figheight(5.0)
     left, right = canvas.subplots(1, 2)
     draw_basic_block(left)
     draw_bottleneck_block(right)
@@ -76,7 +77,7 @@ def _draw_block(axes: Axes, title: str, layers: Sequence[str], channels: int) ->
     axes.plot([0, right, right], [fork, fork, plus], color=_INK, linewidth=1.2, solid_joinstyle="round")
     _arrow(axes, (right, plus), (0.2, plus))
     axes.plot([0], [fork], marker="o", markersize=3.5, color=_INK)
-    axes.text(right + 0.12, (fork + plus) / 2, "shortcut\n(identity)\n$x$", ha="left", va="center", fontsize=9)
+    axes.text(right + 0.12, (fork + plus) / 2, "shortcut\n(identity)\n$x$", ha="left", va="center", fontsize=7.5)
 
     left = -_BOX[0] / 2 - 0.2
     axes.plot(  # a bracket around F
@@ -87,9 +88,9 @@ def _draw_block(axes: Axes, title: str, layers: Sequence[str], channels: int) ->
     )
     axes.text(left - 0.12, last / 2, "$F(x)$", ha="right", va="center", fontsize=11)
     axes.text(0, top + 0.08, f"$x$, {channels} channels", ha="center", va="bottom", fontsize=10)
-    axes.text(-0.3, plus, "$H(x) = F(x) + x$", ha="right", va="center", fontsize=10)
+    axes.text(-0.3, plus, "$H(x) = F(x) + x$", ha="right", va="center", fontsize=8.5)
     axes.set_title(title, fontsize=11)
-    axes.set_xlim(-2.6, 3.1)
+    axes.set_xlim(-2.6, 3.2)
     axes.set_ylim(relu - 0.95, top + 0.6)
     axes.set_aspect("equal", anchor="N")
     axes.axis("off")
@@ -108,7 +109,7 @@ def _box(axes: Axes, y: float, text: str, colour: str) -> None:
             linewidth=1.2,
         )
     )
-    axes.text(0, y, text, ha="center", va="center", fontsize=9, color=_INK)
+    axes.text(0, y, text, ha="center", va="center", fontsize=7.5, color=_INK)
 
 
 def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:

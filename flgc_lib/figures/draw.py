@@ -1,9 +1,12 @@
 """Draws every figure of the manifest, and says which stored one is not what the records say.
 
-Beside each SVG lies a CSV with the numbers that it was drawn from; `check` computes them again and compares.
+Beside each SVG lies a CSV with the numbers that it was drawn from; `check` computes them again and compares. An SVG
+names its maker: of a folder's files only those are taken away when they are no figure any more.
 """
 
 import textwrap
+from collections.abc import Collection
+from contextlib import AbstractContextManager
 from functools import cache, partial
 from pathlib import Path
 
@@ -14,15 +17,17 @@ from matplotlib.figure import Figure as Canvas
 from flgc_lib.experiment.analysis import of_grid
 from flgc_lib.figures.manifest import FIGURES, Figure, OfGrid
 
-_WIDTH = 7.2  # inches
-_LINE = 105  # letters of a caption in a line of that width
+_WIDTH = 5.2  # inches: a phone shows it as it is
+_LINE = 74  # letters of a caption in a line of that width
+_MAKER = "flgc figures"
 
 
-def computed(results: Path) -> list[tuple[Figure, str, pd.DataFrame | None]]:
+def computed(results: Path, only: str | None = None) -> list[tuple[Figure, str, pd.DataFrame | None]]:
     """Every figure with its caption and its numbers.
 
     Args:
         results: folder of the records.
+        only: the one with this `id` alone.
 
     Returns:
         The caption names the experiment's data. Numbers without rows: nothing to draw is recorded yet; None: a scheme,
@@ -33,7 +38,7 @@ def computed(results: Path) -> list[tuple[Figure, str, pd.DataFrame | None]]:
     """
     records_of = cache(partial(of_grid, folder=results))  # several figures show one experiment
     found = []
-    for figure in FIGURES:
+    for figure in (f for f in FIGURES if only in (None, f.id)):
         caption, numbers = figure.caption, None
         if isinstance(figure.numbers, OfGrid):
             records = records_of(figure.numbers.grid)
@@ -63,10 +68,38 @@ def regenerate(results: Path, folder: Path) -> list[Path]:
         if numbers is not None and numbers.empty:
             continue
         pictures.append(folder / f"{figure.id}.svg")
-        _save(figure, caption, numbers, pictures[-1])
+        with _style():
+            # The same bytes depend on nothing but what it shows: no date.
+            _draw(figure, caption, numbers, Canvas()).savefig(pictures[-1], metadata={"Date": None, "Creator": _MAKER})
         if numbers is not None:
             numbers.to_csv(folder / f"{figure.id}.csv", index=False)
+    for old in _outdated(folder, pictures):
+        old.unlink()
+        old.with_suffix(".csv").unlink(missing_ok=True)
     return pictures
+
+
+def show(name: str, results: Path) -> None:
+    """Draws a figure of the manifest in a notebook, from the records as they are now; says so where there are none yet.
+
+    Args:
+        name: its `id`.
+        results: folder of the records.
+
+    Raises:
+        ValueError: if there is no such figure.
+    """
+    found = computed(results, only=name)
+    if not found:
+        raise ValueError(f"there is no figure {name!r}: they are {', '.join(figure.id for figure in FIGURES)}")
+    figure, caption, numbers = found[0]
+    if numbers is not None and numbers.empty:
+        print(f"{figure.caption}: no run for it is recorded yet.")
+        return
+    from matplotlib import pyplot  # shows at the end of a cell what is drawn on its canvas
+
+    with _style():
+        _draw(figure, caption, numbers, pyplot.figure())
 
 
 def check(results: Path, folder: Path) -> list[str]:
@@ -88,13 +121,27 @@ def check(results: Path, folder: Path) -> list[str]:
             except (AssertionError, KeyError, ValueError) as error:  # ValueError: not a table
                 reason = str(error).splitlines()[0]
                 problems.append(f"{stored} is not what the records say ({reason}): type `flgc figures`")
+    known = [folder / f"{figure.id}.svg" for figure in FIGURES]
+    problems += [f"{old} is no figure any more: type `flgc figures`" for old in _outdated(folder, known)]
     return problems
 
 
-def _save(figure: Figure, caption: str, numbers: pd.DataFrame | None, path: Path) -> None:
-    """Writes the picture; a fixed salt and no date, so that its bytes depend on nothing but what it shows."""
-    with mpl.rc_context({"svg.hashsalt": "flgc", "axes.spines.top": False, "axes.spines.right": False}):
-        canvas = Canvas(figsize=(_WIDTH, figure.height), layout="constrained")
-        figure.draw(pd.DataFrame() if numbers is None else numbers, canvas)
-        canvas.suptitle(textwrap.fill(caption, _LINE), fontsize="small", x=0.01, ha="left")
-        canvas.savefig(path, metadata={"Date": None})
+def _outdated(folder: Path, kept: Collection[Path]) -> list[Path]:
+    """The figures in a folder, made here, that are not among those to be kept."""
+    return [
+        path
+        for path in sorted(folder.glob("*.svg"))
+        if path not in kept and f"<dc:title>{_MAKER}</dc:title>" in path.read_text(encoding="utf-8")
+    ]
+
+
+def _style() -> AbstractContextManager[None]:
+    return mpl.rc_context({"svg.hashsalt": "flgc", "axes.spines.top": False, "axes.spines.right": False})
+
+
+def _draw(figure: Figure, caption: str, numbers: pd.DataFrame | None, canvas: Canvas) -> Canvas:
+    canvas.set_size_inches(_WIDTH, 3.6)  # a function that draws sets the height that it needs
+    canvas.set_layout_engine("constrained")
+    figure.draw(pd.DataFrame() if numbers is None else numbers, canvas)
+    canvas.suptitle(textwrap.fill(caption, _LINE), fontsize="small", x=0.01, ha="left")
+    return canvas

@@ -83,9 +83,14 @@ def _macs_each(network: nn.Module) -> dict[str, int]:
     return found
 
 
+def data(runs: Iterable[Run]) -> str:
+    """The runs as JSON."""
+    return json.dumps(list(runs), separators=(",", ":"), ensure_ascii=False)
+
+
 def script(runs: Iterable[Run]) -> str:
     """The data as a script: a page that is opened from a folder may not read a JSON file beside it."""
-    return f"window.explorerData = {json.dumps(list(runs), separators=(',', ':'), ensure_ascii=False)};\n"
+    return f"window.explorerData = {data(runs)};\n"
 
 
 def asset(name: str) -> str:

@@ -45,7 +45,7 @@ def draw_groups(inputs: Tensor, filters: Tensor, axes: Axes, *, copies: Tensor |
     for g, (channels, outputs) in enumerate(sizes):
         _box(axes, 0.5, group_y[g], f"group {g}\n{channels} → {outputs}", group_colour(g))
     for x, text in ((0.02, f"{C} channels"), (0.5, f"{G} groups"), (0.98, f"{N} filters")):
-        axes.text(x, 1.09, text, ha="center", va="bottom", fontsize=8)
+        axes.text(x, 1.16, text, ha="center", va="bottom", fontsize=8)
     _frameless(axes)
 
 
@@ -74,7 +74,9 @@ def draw_duplication(S: Tensor, axes: Axes, *, top_k: int = 3, score: Score = "l
     _frameless(axes)
 
 
-def draw_mask(inputs: Tensor, filters: Tensor, axes: Axes, *, own: Tensor | None = None) -> None:
+def draw_mask(
+    inputs: Tensor, filters: Tensor, axes: Axes, *, own: Tensor | None = None, copies: Tensor | None = None
+) -> None:
     """M as a matrix: a cell is filled, in its group's colour and number, where the filter of its row sees the channel.
 
     Args:
@@ -83,7 +85,10 @@ def draw_mask(inputs: Tensor, filters: Tensor, axes: Axes, *, own: Tensor | None
         axes: to draw on.
         own: A without copies, (C, G): orders channels by their own group and filters by theirs, so that the groups
             show as blocks, and copies outside them.
+        copies: (C, G), bool: cells that are open through a copy get a dashed frame; by default those beyond `own`.
     """
+    if copies is None:
+        copies = torch.zeros_like(inputs) if own is None else inputs & ~own
     C, N = len(inputs), len(filters)
     columns = torch.arange(C) if own is None else own.int().argmax(dim=1).argsort(stable=True)
     rows = torch.arange(N) if own is None else filters.int().argmax(dim=1).argsort(stable=True)
@@ -93,6 +98,8 @@ def draw_mask(inputs: Tensor, filters: Tensor, axes: Axes, *, own: Tensor | None
         for x, c in enumerate(columns.tolist()):
             if inputs[c, group]:
                 picture[y, x] = group_colour(group)
+                if copies[c, group]:
+                    _frame(axes, x, y, "--")
                 if max(C, N) <= 16:
                     axes.text(x, y, str(group), ha="center", va="center", fontsize=7, color="w", fontweight="bold")
     axes.imshow(picture, interpolation="none")
@@ -136,8 +143,7 @@ def draw_scores(S: Tensor, axes: Axes, *, top_k: int | None = None, score: Score
         labels = [f"{g}\nτ = {level:.2f}" for g, level in enumerate(tau)]
     for where, style in frames:
         for c, g in where.nonzero().tolist():
-            box = mpl.patches.Rectangle((g - 0.46, c - 0.44), 0.92, 0.88, fill=False, ls=style, lw=1.8, ec="k")
-            axes.add_patch(box)
+            _frame(axes, g, c, style)
     axes.set_xticks(range(G), labels)
     axes.set_yticks(range(C), [str(c) for c in range(C)] if C <= 16 else [""] * C)
     axes.tick_params(length=0)
@@ -168,10 +174,11 @@ def draw_row(S: Tensor, channel: int, axes: Axes, *, top_k: int = 3, score: Scor
 
 def draw_example_groups(_: pd.DataFrame, canvas: Canvas) -> None:
     """Fig. 2, redrawn with the worked example: (a) fixed groups, (b) learned ones."""
+    canvas.set_figheight(6.8)
     S, T = worked_example.S, worked_example.T
     fixed = [F.one_hot(torch.arange(n) * 2 // n, 2).bool() for n in (len(S), len(T))]
     titles = {"(a) fixed when the network is built": fixed, "(b) learned": [membership(S), membership(T)]}
-    for axes, (title, (inputs, filters)) in zip(canvas.subplots(1, 2), titles.items(), strict=True):
+    for axes, (title, (inputs, filters)) in zip(canvas.subplots(2, 1), titles.items(), strict=True):
         draw_groups(inputs, filters, axes)
         axes.set_title(title, fontsize=9)
 
@@ -183,11 +190,18 @@ def draw_example_rule(_: pd.DataFrame, canvas: Canvas) -> None:
 
 def draw_example_masks(_: pd.DataFrame, canvas: Canvas) -> None:
     """M of the worked example, without the rule and with it."""
+    canvas.set_figheight(2.1)
     members, filters = membership(worked_example.S), membership(worked_example.T)
-    titles = {"FLGC": members, "with the rule": members | duplicates(worked_example.S, members)}
+    copies = duplicates(worked_example.S, members)
+    titles = {"FLGC": members, "with the rule": members | copies}
     for axes, (title, inputs) in zip(canvas.subplots(1, 2), titles.items(), strict=True):
-        draw_mask(inputs, filters, axes)
+        draw_mask(inputs, filters, axes, copies=copies)
         axes.set_title(title, fontsize=9)
+
+
+def _frame(axes: Axes, x: float, y: float, style: str) -> None:
+    box = mpl.patches.Rectangle((x - 0.46, y - 0.44), 0.92, 0.88, fill=False, ls=style, lw=1.8, ec="k", zorder=3)
+    axes.add_patch(box)
 
 
 def _spread(count: int) -> np.ndarray:
@@ -215,5 +229,5 @@ def _box(axes: Axes, x: float, y: float, text: str, colour: object) -> None:
 
 def _frameless(axes: Axes) -> None:
     axes.set_xlim(-0.04, 1.04)
-    axes.set_ylim(-0.12, 1.2)
+    axes.set_ylim(-0.12, 1.26)
     axes.axis("off")

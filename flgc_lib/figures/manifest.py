@@ -14,7 +14,7 @@ from flgc_lib.experiment.grids import Grid
 from flgc_lib.figures import plots, worked_example
 from flgc_lib.figures.blocks import draw_blocks
 from flgc_lib.figures.groups import draw_example_groups, draw_example_masks, draw_example_rule
-from flgc_lib.figures.speed import draw_speed, speed
+from flgc_lib.figures.speed import draw_engine_speed, draw_speed, engine_speed, speed
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,6 @@ class Figure:
         draw: the picture, from the numbers.
         numbers: what it is drawn from: the records of an experiment or, by a function, the folder of all records,
             which gives no rows as long as there is nothing to draw. None for a scheme without numbers.
-        height: in inches.
     """
 
     id: str
@@ -49,7 +48,6 @@ class Figure:
     caption: str
     draw: Callable[[pd.DataFrame, Canvas], None]
     numbers: OfGrid | Callable[[Path], pd.DataFrame] | None = None
-    height: float = 4.2
 
 
 def _worked_example(_: Path) -> pd.DataFrame:
@@ -60,27 +58,27 @@ def _of_experiment(grid: Grid, network: str) -> tuple[Figure, ...]:
     """All figures that show an experiment with several methods and numbers of groups."""
     kinds = (
         ("accuracy-against-groups", "07", "Accuracy against the number of groups",
-         plots.draw_accuracy_by_groups, accuracy_by_groups, 4.4),
+         plots.draw_accuracy_by_groups, accuracy_by_groups),
         ("accuracy-against-macs", "07", "Accuracy against actual MACs",
-         plots.draw_accuracy_by_macs, accuracy_by_groups, 4.4),
+         plots.draw_accuracy_by_macs, accuracy_by_groups),
         ("paired-differences", "07", "Paired differences in accuracy",
-         plots.draw_paired_differences, contrasts.paired_differences, 3.4),
+         plots.draw_paired_differences, contrasts.paired_differences),
         ("copies-by-layer", "06", "Copies that the rule makes, by layer, at the end",
-         plots.draw_copies_by_layer, analysis.copies_by_layer, 3.6),
+         plots.draw_copies_by_layer, analysis.copies_by_layer),
         ("moves-by-epoch", "06", "Moves of channels between groups",
-         plots.draw_moves_by_epoch, analysis.moves_by_epoch, 3.6),
+         plots.draw_moves_by_epoch, analysis.moves_by_epoch),
         ("group-sizes", "06", "Sizes of the groups at the start (random) and at the end of training",
-         plots.draw_group_sizes, analysis.group_sizes, 3.8),
+         plots.draw_group_sizes, analysis.group_sizes),
     )  # fmt: skip
     return tuple(
-        Figure(f"{grid}-{name}", notebook, f"{caption}, {network}", draw, OfGrid(grid, table), height)
-        for name, notebook, caption, draw, table, height in kinds
+        Figure(f"{grid}-{name}", notebook, f"{caption}, {network}", draw, OfGrid(grid, table))
+        for name, notebook, caption, draw, table in kinds
     )
 
 
 _SMALL_NET = "a bottleneck net with one block a stage and 16 channels in the stem"
 FIGURES = (
-    Figure("residual-blocks", "01", "The two residual blocks (the paper's Fig. 1, redrawn).", draw_blocks, height=6.6),
+    Figure("residual-blocks", "01", "The two residual blocks (the paper's Fig. 1, redrawn).", draw_blocks),
     Figure(
         "groups-fixed-and-learned",
         "03",
@@ -96,7 +94,11 @@ FIGURES = (
         _worked_example,
     ),
     Figure(
-        "masks", "04", "Masks M of the worked example; numbers: the group.", draw_example_masks, _worked_example, 2.6
+        "masks",
+        "04",
+        "Masks M of the worked example; numbers: the group, dashed: through a copy.",
+        draw_example_masks,
+        _worked_example,
     ),
     Figure(
         "frozen-speed",
@@ -105,17 +107,22 @@ FIGURES = (
         "PyTorch with folded norms (`flgc bench`, data/results/bench.csv).",
         draw_speed,
         speed,
-        8.0,
+    ),
+    Figure(
+        "engine-speed",
+        "08",
+        "The same in other engines and precisions, and by the kernel: for groups of equal and of unequal size, placed "
+        "at random, and for fixed ones.",
+        draw_engine_speed,
+        engine_speed,
     ),
     *_of_experiment("quick", "a three-block net"),
-    *_of_experiment("first", "ResNet-50"),
     Figure(
         "learn-ways",
         "06",
         f"Ways to get the groups, G = 8, {_SMALL_NET}",
         plots.draw_ways_to_learn,
         OfGrid("learn", partial(analysis.accuracy_by, by=("method", "soft_start"))),
-        3.2,
     ),
     *_of_experiment("small", _SMALL_NET),
     Figure(
@@ -124,7 +131,6 @@ FIGURES = (
         f"The rule's open choices, {_SMALL_NET}",
         plots.draw_rule_choices,
         OfGrid("rule", partial(analysis.accuracy_by, by=("method", "groups", "top_k", "score", "copy_time"))),
-        5.0,
     ),
     *_of_experiment("paper", "ResNet-50"),
     *_of_experiment("gpu", "ResNet-50 with a 3×3 stem at full resolution"),

@@ -1,46 +1,104 @@
 """The benchmark's figure: how many times faster than the dense network each candidate is."""
 
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from flgc_lib.bench import report
-from flgc_lib.bench.candidates import BASELINE
-from flgc_lib.figures.styles import LINES, look
+from flgc_lib.bench.candidates import BASELINE, ENGINES
+from flgc_lib.figures.styles import LINES, MARKERS, STYLES
 
 _COLUMNS = ["stem", "batch", "threads", "candidate", "groups", "mmacs", "milliseconds", "times_faster"]
+_LINES = {"frozen": "-", "frozen, PyTorch": "-.", "onnxruntime": "--", "eager": ":", "masked": ":"}
+"""Line of each way to run a network."""
+_NETWORKS: dict[str, dict[str, Any]] = {
+    **STYLES,
+    "depthwise": {"color": "#8C510A", "marker": "P"},
+    "trained": STYLES["flgc"] | {"marker": "*"},  # FLGC with the groups that a recorded run ended with
+}
+"""Colour and marker of each network: its method's, as everywhere."""
+
+
+_OTHERS = [called for called in ENGINES.values() if called != "onnxruntime"]
+_KINDS = ("equal", "grouped", "flgc")
+"""What the networks of the engines' figure are: each has its method's colour."""
 
 
 def speed(results: Path) -> pd.DataFrame:
-    """What the figure shows of the benchmark's records."""
-    return report.read(results).filter(_COLUMNS)
+    """What the figure shows of the benchmark's records: our own forms, PyTorch's, and onnxruntime in fp32."""
+    rows = _all(results)
+    return rows if rows.empty else rows[~_in_other_engines(rows) & ~rows["candidate"].str.startswith("equal")]
+
+
+def engine_speed(results: Path) -> pd.DataFrame:
+    """What the figure of engines shows: every engine and precision, and the kernel, where they were measured."""
+    rows = _all(results)
+    if rows.empty:
+        return rows
+    names = [BASELINE, *(f"{kind} {how}" for kind in _KINDS for how in ("frozen", *ENGINES.values()))]
+    case = [rows[name] for name in ("stem", "batch", "threads")]
+    measured = _in_other_engines(rows).groupby(case).transform("any")
+    return rows[measured & rows["candidate"].isin(names)]
 
 
 def draw_speed(numbers: pd.DataFrame, canvas: Canvas) -> None:
     """Times faster than dense against the number of groups, a panel for each combination, with what MACs promise."""
     candidates = sorted(numbers["candidate"][numbers["groups"] > 1].unique())
-    styles = {name: look(order, LINES[:3]) for order, name in enumerate(candidates)}  # dots are for the promise
+    _draw(numbers, canvas, {name: _look(name) for name in candidates})
+
+
+def draw_engine_speed(numbers: pd.DataFrame, canvas: Canvas) -> None:
+    """The same for every engine and precision, by line and marker; the kind of groups is the colour."""
+    styles = {}
+    for kind in _KINDS:
+        for order, how in enumerate(("frozen", *ENGINES.values())):
+            look = {"linestyle": LINES[order % len(LINES)], "marker": MARKERS[order % len(MARKERS)]}
+            styles[f"{kind} {how}"] = {"color": STYLES[kind]["color"], **look}
+    measured = set(numbers["candidate"])
+    _draw(numbers, canvas, {name: style for name, style in styles.items() if name in measured})
+
+
+def _all(results: Path) -> pd.DataFrame:
+    return report.read(results).filter(_COLUMNS)
+
+
+def _in_other_engines(rows: pd.DataFrame) -> pd.Series:
+    return rows["candidate"].str.endswith(tuple(_OTHERS))
+
+
+def _draw(numbers: pd.DataFrame, canvas: Canvas, styles: dict[str, dict[str, Any]]) -> None:
     cases = list(numbers.groupby(["stem", "batch", "threads"], sort=True))
-    panels = canvas.subplots(-(-len(cases) // 2), 2, squeeze=False).ravel()
-    for axes, (case, rows) in zip(panels, cases, strict=False):
+    rows = -(-len(cases) // 2)
+    canvas.set_figheight(1.9 + 2 * rows)
+    panels = canvas.subplots(rows, 2, sharex=True, sharey=True, squeeze=False).ravel()
+    for axes, (case, found) in zip(panels, cases, strict=False):
         stem, batch, threads = cast(tuple[str, int, int], case)
         for name, style in styles.items():
-            line = rows[rows["candidate"] == name].sort_values("groups")
+            line = found[found["candidate"] == name].sort_values("groups")
             axes.plot(line["groups"], line["times_faster"], label=name, markersize=4, **style)
-        dense = rows[rows["candidate"] == BASELINE]["mmacs"].iloc[0]
-        promised = rows[rows["candidate"] == "grouped frozen"].sort_values("groups")
-        promise = {"label": "MACs of equal groups", "color": "0.5", "linestyle": ":"}
-        axes.plot(promised["groups"], dense / promised["mmacs"], **promise)
-        axes.axhline(1, color="0.5", linewidth=0.8)
+        dense = found[found["candidate"] == BASELINE]["mmacs"].iloc[0]
+        promised = found[found["candidate"] == "grouped frozen"].sort_values("groups")
+        axes.plot(promised["groups"], dense / promised["mmacs"], label="MACs of equal groups", color="0.8", linewidth=4,
+                  zorder=1)  # fmt: skip
+        axes.axhline(1, color="black", linestyle="--", linewidth=0.8)
         _log_axes(axes, sorted(numbers["groups"][numbers["groups"] > 1].unique()))
         axes.set_title(f"{stem}, {report.load(batch, threads)}", fontsize="small")
     for axes in panels[len(cases) :]:
         axes.set_axis_off()
+    for axes in panels[-2:]:
+        axes.set_xlabel("number of groups G")
+    canvas.supylabel("times faster than dense (log scale)", fontsize="medium")
     handles, labels = panels[0].get_legend_handles_labels()
-    canvas.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="small", frameon=False)
+    canvas.legend(handles, labels, loc="outside lower center", ncols=2, fontsize="small", frameon=False)
+
+
+def _look(candidate: str) -> dict[str, Any]:
+    network, _, way = candidate.partition(" ")
+    look = _NETWORKS[network] | {"linestyle": _LINES[way]}
+    return look if way == "frozen" else look | {"markerfacecolor": "white"}
 
 
 def _log_axes(axes: Axes, groups: list[int]) -> None:
@@ -49,5 +107,4 @@ def _log_axes(axes: Axes, groups: list[int]) -> None:
     axes.set_xticks(groups)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:g}")
-    axes.set_xlabel("groups G")
-    axes.set_ylabel("times faster than dense")
+    axes.tick_params(labelbottom=True)

@@ -1,7 +1,7 @@
 """The tables and sentences that documents show, computed from the records as Markdown."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -9,34 +9,35 @@ import pandas as pd
 
 from flgc_lib.bench import report
 from flgc_lib.bench.candidates import BASELINE
-from flgc_lib.experiment import arms
+from flgc_lib.experiment import arms, deploy
 from flgc_lib.experiment.analysis import Records, accuracy_by, arm_columns, of_grid
 from flgc_lib.experiment.contrasts import answer
 from flgc_lib.experiment.grids import Grid
+from flgc_lib.figures import result
 from flgc_lib.grouping import check_choice
 
-_MARKED = re.compile(
-    r"(?P<open><!-- (?P<kind>table|answer): (?P<of>\w+) -->)\n.*?(?P<close><!-- /(?P=kind) -->)", re.DOTALL
-)
+_MARKED = re.compile(r"(?P<open><!-- (?P<kind>\w+): (?P<of>\w+) -->)\n.*?(?P<close><!-- /(?P=kind) -->)", re.DOTALL)
 
 
 def filled(document: Path, results: Path) -> str:
     """The text of a document with its tables and answers computed anew from the records.
 
     A table stands between the lines `<!-- table: GRID -->` and `<!-- /table -->`, the answer to the paper's question
-    between `<!-- answer: GRID -->` and `<!-- /answer -->`, the benchmark's tables as that of the grid `bench`; one
-    without records stays as it is.
+    between `<!-- answer: GRID -->` and `<!-- /answer -->`, and so on for all of `KINDS`. Tables that are of no grid:
+    `bench`, all of the benchmark; `choice`, its fastest; `engines`, accuracy in other engines. One without records
+    stays as it is.
 
     Args:
         document: Markdown.
         results: folder of the records.
 
     Raises:
-        ValueError: if an experiment has another name, and as `of_grid`.
+        ValueError: if an experiment, or a kind, has another name, and as `of_grid`.
     """
 
     def fill(match: re.Match[str]) -> str:
-        text = _of_bench(results) if match["of"] == "bench" else _of_grid(match["kind"], match["of"], results)
+        name = match["of"]
+        text = _WITHOUT_GRID[name](results) if name in _WITHOUT_GRID else _of_grid(match["kind"], name, results)
         return f"{match['open']}\n{text}\n{match['close']}" if text else match[0]
 
     return _MARKED.sub(fill, document.read_text(encoding="utf-8"))
@@ -44,15 +45,15 @@ def filled(document: Path, results: Path) -> str:
 
 def _of_grid(kind: str, grid: str, results: Path) -> str:
     check_choice(kind, grid, Grid)
+    if kind not in KINDS:
+        raise ValueError(f"<!-- {kind}: {grid} --> is not known: computed from records are {', '.join(KINDS)}")
     records = of_grid(cast(Grid, grid), results)
-    if records.runs.empty:
+    if records.runs.empty and kind != "progress":
         return ""
-    if kind == "table":
-        return _accuracy(records)
-    return _contrasts(records) if grid == "power" else answer(records)
+    return _power(records) if (kind, grid) == ("answer", "power") else KINDS[kind](records)
 
 
-def _contrasts(records: Records) -> str:
+def _power(records: Records) -> str:
     """The contrasts of `power` with their verdicts, and what every arm costs and reaches."""
     judged = [
         {
@@ -114,7 +115,7 @@ def _speed(rows: pd.DataFrame) -> str:
     dense = rows[rows["candidate"] == BASELINE].iloc[0]
     load = report.load(dense["batch"], dense["threads"])
     heading = (
-        f"#### `{dense['stem']}` stem, {dense['size']} × {dense['size']}, {load} ({dense['processor']}); "
+        f"### `{dense['stem']}` stem, {dense['size']} × {dense['size']}, {load} ({dense['processor']}); "
         f"dense eager {dense['milliseconds']:.1f} ms"
     )
     table = [
@@ -131,7 +132,68 @@ def _speed(rows: pd.DataFrame) -> str:
     return f"{heading}\n\n{_markdown(table)}\n"
 
 
+def _choice(results: Path) -> str:
+    """What is fastest, and how many times faster than dense eager, by kind of groups and precision."""
+    frame = report.read(results)
+    if frame.empty:
+        return ""
+    frame = frame.assign(
+        kind=frame["candidate"].str.split(" ").str[0],
+        precision=frame["candidate"].str.extract(r"(bf16|int8)$", expand=False).fillna("fp32"),
+    )
+    table = []
+    for case, rows in frame.groupby(["stem", "batch", "threads", "groups"], sort=True):
+        stem, batch, threads, groups = cast(tuple[str, int, int, int], case)
+        if not rows["kind"].eq("equal").any():
+            continue
+        for precision in ("fp32", "bf16", "int8"):
+            of_precision = rows[rows["precision"] == precision]
+            cells = {head: _fastest(of_precision[of_precision["kind"] == kind]) for kind, head in _KINDS.items()}
+            network = f"`{stem}`, {report.load(batch, threads)}"
+            table.append({"network": network, "G": groups, "precision": precision, **cells})
+    return _markdown(table) if table else ""
+
+
+def _fastest(rows: pd.DataFrame) -> str:
+    if rows.empty:
+        return "–"
+    best = rows.sort_values("times_faster").iloc[-1]
+    return f"{best['times_faster']:.1f}: {best['candidate'].partition(' ')[2]}"
+
+
+def _of_engines(results: Path) -> str:
+    """Accuracy of trained networks in other engines, and what it lost there."""
+    rows = []
+    for row in deploy.read_tested(results).to_dict("records"):
+        rows.append(
+            {
+                "run": f"`{row['run']}`",
+                "epochs": row["epochs"],
+                "engine": row["engine"],
+                "precision": row["precision"],
+                "frozen, fp32 (%)": f"{row['accuracy_frozen']:.2%}".rstrip("%"),
+                "there (%)": f"{row['accuracy']:.2%}".rstrip("%"),
+                "lost (points)": f"{100 * (row['accuracy_frozen'] - row['accuracy']):.2f}",
+            }
+        )
+    return _markdown(rows) if rows else ""
+
+
+_KINDS = {"grouped": "fixed equal groups", "equal": "learned, equal", "flgc": "learned, unequal"}
+_WITHOUT_GRID: dict[str, Callable[[Path], str]] = {"bench": _of_bench, "choice": _choice, "engines": _of_engines}
+
+
 def _markdown(rows: Sequence[Mapping[str, object]]) -> str:
     """A table; the keys of the rows are the heads of its columns."""
     lines = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)]
     return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in lines)
+
+
+KINDS: Mapping[str, Callable[[Records], str]] = {
+    "table": _accuracy,
+    "answer": answer,
+    "differences": lambda records: _markdown(result.differences(records)),
+    "use": result.use,
+    "progress": result.progress,
+}
+"""What a document may ask for, and what computes it."""

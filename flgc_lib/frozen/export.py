@@ -1,45 +1,52 @@
 """Taking a frozen network elsewhere: torch.export and ONNX, with constant indices.
 
-The exported network is made of ordinary operations: gathers, grouped convolutions, sums. Groups of different sizes are
-padded to the largest of their layer.
+The exported network is made of ordinary operations, as `portable` makes them. `engines` writes the file that is fastest
+in one engine, and quantises.
 """
 
-import copy
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from flgc_lib.frozen.layer import frozen_convolutions
 from flgc_lib.frozen.network import FrozenNetwork
+from flgc_lib.frozen.portable import portable
 
 
 @torch.no_grad()
-def export(frozen: FrozenNetwork, example_input: Tensor) -> torch.export.ExportedProgram:
+def export(frozen: FrozenNetwork, example_input: Tensor, *, gather_cost: float = 0.0) -> torch.export.ExportedProgram:
     """The frozen network as a `torch.export` program.
 
     Args:
         frozen: from `freeze`; it is not changed.
         example_input: a batch; of more than one image if the program is to take any number of them, because
             torch.export makes a constant of a 1.
+        gather_cost: see `portable`.
     """
-    return torch.export.export(_portable(frozen, example_input), (example_input,), dynamic_shapes=_batch(example_input))
+    network = portable(frozen, example_input, gather_cost=gather_cost)
+    return torch.export.export(network, (example_input,), dynamic_shapes=_batch(example_input))
 
 
 @torch.no_grad()
-def export_onnx(frozen: FrozenNetwork, example_input: Tensor, path: str | Path) -> None:
+def export_onnx(frozen: FrozenNetwork, example_input: Tensor, path: str | Path, *, gather_cost: float = 0.0) -> None:
     """Writes the frozen network as ONNX, with the input "input" and the output "output".
 
     Args:
         frozen: as in `export`.
         example_input: as in `export`.
         path: of the file, by custom ending in .onnx.
+        gather_cost: see `portable`.
 
     Raises:
-        ModuleNotFoundError: without the packages of the extra: pip install 'flgc-lib[export]'.
+        ModuleNotFoundError: without the packages of the extra: pip install 'flgc-lib[engines]'.
     """
+    write_onnx(portable(frozen, example_input, gather_cost=gather_cost), example_input, path)
+
+
+def write_onnx(network: nn.Module, example_input: Tensor, path: str | Path) -> None:
+    """Writes what `portable` made as ONNX; see `export_onnx`."""
     program = torch.onnx.export(
-        _portable(frozen, example_input),
+        network,
         (example_input,),
         dynamo=True,
         dynamic_shapes=_batch(example_input),
@@ -49,16 +56,6 @@ def export_onnx(frozen: FrozenNetwork, example_input: Tensor, path: str | Path) 
     )
     assert program is not None
     program.save(path)
-
-
-def _portable(frozen: FrozenNetwork, example_input: Tensor) -> nn.Module:
-    """A copy that computes in forms which can be exported, with their constants at hand."""
-    network = copy.deepcopy(frozen.network)
-    for _, layer in frozen_convolutions(network):
-        if layer.form == "indirect":
-            layer.use("equal")
-    network(example_input)
-    return network
 
 
 def _batch(example_input: Tensor) -> tuple[dict[int, object]] | None:

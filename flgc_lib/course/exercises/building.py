@@ -111,7 +111,7 @@ def own_layer(answer: object, more: tuple[int, ...]) -> None:
         more: for a layer that copies, k.
     """
     arguments = "(C, N, kernel_size, groups" + (", top_k)" if more else ")")
-    hint = f"your layer is no class yet: `class MyLayer(nn.Module)`, made by `MyLayer{arguments}`."
+    hint = f"your layer returns nothing yet: a class, made by `MyLayer{arguments}`, whose `forward` returns the output."
     build, generator = Student(answer, getattr(answer, "__name__", "MyLayer"), hint), torch.Generator().manual_seed(0)
     for C, N, k, G in ((12, 7, 3, 4), (9, 16, 1, 3), (16, 10, 3, 8)):
         made = build.called(C, N, k, G, *more)

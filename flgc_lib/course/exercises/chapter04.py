@@ -14,7 +14,7 @@ SMALL = torch.tensor([[1.2, 0.9], [0.8, 0.1], [0.6, 0.5], [0.3, 1.0], [0.2, 0.4]
 
 def exercise_1(answer: object) -> str:
     """The copies of a small S by hand."""
-    filled(answer, "`copies` is still `...`: write a set of pairs (channel, group), for example {(4, 0), (5, 0)}")
+    filled(answer, "`pairs` is still `...`: write a set of pairs (channel, group), for example {(4, 0), (5, 0)}")
     given = _pairs(answer)
     members, tau = membership(SMALL), thresholds(SMALL, membership(SMALL), 3)
     wanted = {(int(c), int(g)) for c, g in duplicates(SMALL, members, 3).nonzero()}
@@ -37,10 +37,10 @@ def exercise_1(answer: object) -> str:
 
 def _pairs(answer: object) -> set[tuple[int, int]]:
     """Pairs in any form: a set, list or array of pairs."""
-    form = f"`copies` is {show(answer)}; write a set of pairs (channel, group), for example {{(4, 0), (5, 0)}}."
+    form = f"`pairs` is {show(answer)}; write a set of pairs (channel, group), for example {{(4, 0), (5, 0)}}."
     if not isinstance(answer, Iterable) or isinstance(answer, (str, dict)):
         raise NotYet(form)
-    pairs = whole(list(answer), "`copies`")
+    pairs = whole(list(answer), "`pairs`")
     if pairs.numel() == 0:
         return set()
     if pairs.ndim != 2 or pairs.shape[1] != 2:

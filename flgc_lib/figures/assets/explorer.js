@@ -49,6 +49,7 @@ function analyse(layer, moment, k, score) {
   const members = d3.range(groups).map((g) => own.filter((o) => o === g).length);
   const imported = d3.range(groups).map((g) => copies.filter((copy) => copy.into === g).length);
   const filters = d3.range(groups).map((g) => layer.filterGroup[moment].filter((o) => o === g).length);
+  for (const copy of copies) copy.macs = filters[copy.into] * layer.macsEach;
   const withCopies = members.map((count, g) => count + imported[g]);
   return {
     S, groups, own, scores, tau, copies, members, imported, filters,
@@ -61,7 +62,8 @@ function analyse(layer, moment, k, score) {
 // --- The pictures ----------------------------------------------------------------------------------------------------
 
 const WIDTH = 360;
-const COLOURS = ["#0173B2", "#DE8F05", "#029E73", "#D55E00", "#CC78BC", "#CA9161", "#FBAFE4", "#949494", "#ECE133", "#56B4E9"];
+// Of seaborn's palette for the colour-blind those that differ from white in grey too.
+const COLOURS = ["#0173B2", "#DE8F05", "#029E73", "#D55E00", "#CC78BC", "#CA9161", "#949494", "#56B4E9"];
 const colour = (g) => COLOURS[g % COLOURS.length];
 
 function canvasOf(id, height, title) {
@@ -82,9 +84,8 @@ function drawScores(state, sorted) {
   const height = Math.max(3, Math.min(22, 420 / rows.length));
   const width = (WIDTH - 40) / state.groups;
   const svg = canvasOf("scores", rows.length * height + 44, "Scores of each channel for each group");
-  const span = d3.max(state.scores.flat(), Math.abs);
-  const low = d3.min(state.scores.flat()) < 0 ? -span : 0;
-  const shade = low < 0 ? d3.scaleDiverging([low, 0, span], d3.interpolatePuOr) : d3.scaleSequential([0, span], d3.interpolatePurples);
+  // Brighter is larger in grey too. From lilac on, so that a black frame is seen around the darkest cell.
+  const shade = d3.scaleSequential(d3.extent(state.scores.flat()), (t) => d3.interpolateCividis(0.35 + 0.65 * t));
   const copied = new Set(state.copies.map((copy) => `${copy.channel},${copy.into}`));
   rows.forEach((c, y) => {
     state.scores[c].forEach((value, g) => {
@@ -92,13 +93,12 @@ function drawScores(state, sorted) {
       const copy = copied.has(`${c},${g}`);
       const cell = svg.append("rect");
       cell.attr("x", 34 + g * width + 0.5).attr("y", y * height + 0.5).attr("width", width - 1).attr("height", Math.max(1, height - 1));
-      cell.attr("fill", shade(value)).attr("stroke", own || copy ? "currentColor" : "none");
-      cell.attr("stroke-width", copy ? 1.8 : 1).attr("stroke-dasharray", copy ? "3 2" : null);
+      cell.attr("fill", shade(value)).attr("stroke", own || copy ? "black" : "none");
+      cell.attr("stroke-width", copy ? 1.8 : height < 9 ? 0.5 : 1).attr("stroke-dasharray", copy ? "3 2" : null);
       cell.append("title").text(`channel ${c}, group ${g}: ${value.toFixed(3)}${own ? ", own group" : copy ? ", copied" : ""}`);
       if (height >= 14 && width >= 26) {
-        const dark = Math.abs(value) > 0.6 * span;
         svg.append("text").attr("x", 34 + (g + 0.5) * width).attr("y", (y + 0.5) * height + 3.5).attr("class", "cell")
-          .attr("fill", dark ? "white" : "black").text(value.toFixed(2));
+          .attr("fill", "black").text(value.toFixed(2));
       }
     });
     if (height >= 9 || y % Math.ceil(12 / height) === 0) {
@@ -117,52 +117,56 @@ function drawScores(state, sorted) {
   svg.append("text").attr("x", WIDTH / 2).attr("y", bottom + 40).attr("class", "tick").text("group g");
 }
 
-/** Ribbons from the groups at one moment to the groups at a later one; those that stay are pale. */
-function drawFlow(layer, moments, moment) {
+/** A column of groups for each moment, and ribbons from one to the next; those that stay are pale. */
+function drawFlow(layer, moments, chosen) {
   const height = 300;
   const svg = canvasOf("flow", height, "Channels flowing into groups");
-  const before = ownGroups(layer.S[0]);
-  const after = ownGroups(layer.S[moment]);
+  const columns = layer.S.map(ownGroups);
   const groups = layer.S[0][0].length;
+  const channels = columns[0].length;
   const gap = 4;
-  const unit = (height - 24 - gap * (groups - 1)) / before.length;
-  const stack = (own) => {
+  const unit = (height - 24 - gap * (groups - 1)) / channels;
+  const half = 15;
+  const x = d3.scalePoint(d3.range(columns.length), [44, WIDTH - 44]);
+  const sizes = columns.map((own) => d3.range(groups).map((g) => own.filter((o) => o === g).length));
+  const tops = sizes.map((counts) => {
     let y = 20;
-    return d3.range(groups).map((g) => {
+    return counts.map((count) => {
       const top = y;
-      y += own.filter((o) => o === g).length * unit + gap;
+      y += count * unit + gap;
       return top;
     });
-  };
-  const left = stack(before);
-  const right = stack(after);
-  const used = { left: [...left], right: [...right] };
-  for (const g of d3.range(groups)) {
-    for (const h of d3.range(groups)) {
-      const count = before.filter((o, c) => o === g && after[c] === h).length;
-      if (!count) continue;
-      const size = count * unit;
-      const [a, b] = [used.left[g], used.right[h]];
-      used.left[g] += size;
-      used.right[h] += size;
-      const path = `M60,${a} C180,${a} 180,${b} 300,${b} L300,${b + size} C180,${b + size} 180,${a + size} 60,${a + size} Z`;
-      svg.append("path").attr("d", path).attr("fill", colour(g)).attr("opacity", g === h ? 0.25 : 0.8)
-        .attr("stroke", g === h ? "none" : "currentColor").attr("stroke-width", 0.5)
-        .append("title").text(`${count} channels from group ${g} to group ${h}`);
+  });
+  for (let m = 0; m + 1 < columns.length; m += 1) {
+    const [from, to, middle] = [x(m) + half, x(m + 1) - half, (x(m) + x(m + 1)) / 2];
+    const [left, right] = [[...tops[m]], [...tops[m + 1]]]; // where the next ribbon starts
+    for (const g of d3.range(groups)) {
+      for (const h of d3.range(groups)) {
+        const count = d3.range(channels).filter((c) => columns[m][c] === g && columns[m + 1][c] === h).length;
+        if (!count) continue;
+        const size = count * unit;
+        const [a, b] = [left[g], right[h]];
+        left[g] += size;
+        right[h] += size;
+        const path = `M${from},${a} C${middle},${a} ${middle},${b} ${to},${b} L${to},${b + size} C${middle},${b + size} ${middle},${a + size} ${from},${a + size} Z`;
+        svg.append("path").attr("d", path).attr("fill", colour(g)).attr("opacity", g === h ? 0.25 : 0.8)
+          .attr("stroke", g === h ? "none" : "currentColor").attr("stroke-width", 0.5)
+          .append("title").text(`${count} channels from group ${g} to group ${h}, ${moments[m]} to ${moments[m + 1]}`);
+      }
     }
   }
-  const ends = [[before, left, 28, 60], [after, right, 304, 332]];
-  for (const [own, tops, from, to] of ends) {
-    tops.forEach((top, g) => {
-      const size = Math.max(0.5, own.filter((o) => o === g).length * unit);
-      svg.append("rect").attr("x", from).attr("y", top).attr("width", to - from).attr("height", size).attr("fill", colour(g));
-      if (size >= 10) svg.append("text").attr("x", (from + to) / 2).attr("y", top + size / 2 + 3.5).attr("class", "cell").attr("fill", "black").text(g);
-    });
-  }
-  svg.append("text").attr("x", 44).attr("y", 12).attr("class", "tick").text(moments[0]);
-  svg.append("text").attr("x", 318).attr("y", 12).attr("class", "tick").text(moments[moment]);
-  const moved = before.filter((o, c) => o !== after[c]).length;
-  d3.select("#flow-words").text(`${moved} of ${before.length} channels are in another group than at the start.`);
+  columns.forEach((own, m) => {
+    for (const g of d3.range(groups)) {
+      const size = Math.max(0.5, sizes[m][g] * unit);
+      svg.append("rect").attr("x", x(m) - half).attr("y", tops[m][g]).attr("width", 2 * half).attr("height", size).attr("fill", colour(g))
+        .append("title").text(`group ${g}, ${moments[m]}: ${sizes[m][g]} channels`);
+      if (size >= 10) svg.append("text").attr("x", x(m)).attr("y", tops[m][g] + size / 2 + 3.5).attr("class", "cell").attr("fill", "black").text(g);
+    }
+    svg.append("text").attr("x", x(m)).attr("y", 12).attr("class", m === chosen ? "tick chosen" : "tick").text(moments[m]);
+  });
+  const words = d3.pairs(columns, (before, after) => before.filter((o, c) => o !== after[c]).length)
+    .map((moved, m) => `${moments[m]} to ${moments[m + 1]}: ${moved}`);
+  d3.select("#flow-words").text(words.length ? `Of ${channels} channels these change their group. ${words.join("; ")}.` : "One moment: nothing flows.");
 }
 
 /** Groups on a line; an arc from a channel's own group to the one it is copied into, wide for many. */
@@ -247,7 +251,7 @@ function writeNumbers(state) {
     row.append("td").attr("id", `number-${name.replaceAll(" ", "-")}`).text(value);
   }
   const list = state.copies.slice(0, 40).map((copy) =>
-    `channel ${copy.channel}: ${copy.score.toFixed(3)} > τ(${copy.into}) = ${state.tau[copy.into].toFixed(3)}, from ${copy.own} into ${copy.into}`);
+    `channel ${copy.channel}: ${copy.score.toFixed(3)} > τ(${copy.into}) = ${state.tau[copy.into].toFixed(3)}, from ${copy.own} into ${copy.into}; costs ${mega(copy.macs)} MACs`);
   if (state.copies.length > 40) list.push(`… and ${state.copies.length - 40} more`);
   d3.select("#list").html("").selectAll("li").data(list).join("li").text((text) => text);
 }

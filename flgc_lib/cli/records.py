@@ -1,0 +1,66 @@
+"""Commands that show what the records say."""
+
+import sys
+from pathlib import Path
+
+from flgc_lib.files import RESULTS, write_whole
+
+DOCUMENTS = (Path("README.md"), Path("README.ja.md"), Path("docs/performance.md"), Path("docs/result.md"))
+"""With tables and sentences that are computed from the records."""
+
+
+def figures(
+    *,
+    results: Path = RESULTS,
+    folder: Path = Path("figures"),
+    documents: tuple[Path, ...] = DOCUMENTS,
+    check: bool = False,
+) -> None:
+    """Draw every figure, and fill in every table, from the records.
+
+    Args:
+        results: folder of the records.
+        folder: where the figures go.
+        documents: whose tables and sentences, between `<!-- table: GRID -->` and `<!-- /table -->`, are filled in, if
+            they exist.
+        check: change nothing; compare the stored figures' numbers, and the tables, with the records.
+    """
+    from flgc_lib.figures import draw, tables
+
+    texts = {path: tables.filled(path, results) for path in documents if path.exists()}
+    if check:
+        if not (results / "runs.csv").exists():
+            raise ValueError(f"there are no records in {results}, so there is nothing to compare with: give --results")
+        problems = draw.check(results, folder)
+        problems += [
+            f"the tables of {path} are not what the records say: type `flgc figures`"
+            for path, text in texts.items()
+            if text != path.read_text(encoding="utf-8")
+        ]
+        if problems:
+            sys.exit("\n".join(problems))
+        print("all figures and tables are those of the records")
+        return
+    for path in draw.regenerate(results, folder):
+        print(path)
+    for path, text in texts.items():
+        path.write_text(text, encoding="utf-8")
+
+
+def explore(run: str, *, output: Path = Path("explorer.html"), results: Path = RESULTS) -> None:
+    """Write a page that opens alone, to play with a run's groups: S, copies, sizes, the mask, and what k does.
+
+    Args:
+        run: id of a recorded run whose groups were learned or drawn (column `run` of runs.csv).
+        output: file to write; open it in a browser.
+        results: folder of the records.
+    """
+    from flgc_lib.figures import explorer
+
+    page = explorer.page([explorer.recorded(results, run), explorer.worked_example()])
+
+    def write(path: Path) -> None:
+        path.write_text(page, encoding="utf-8")
+
+    write_whole(output, write)
+    print(f"{output}: {len(page) / 1e6:.1f} MB; open it in a browser")

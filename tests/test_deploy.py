@@ -1,0 +1,42 @@
+"""A trained network goes to another engine, and is tested before and after."""
+
+import pytest
+import torch
+
+from flgc_lib.experiment import deploy
+from flgc_lib.experiment.training import fit
+from flgc_lib.figures.tables import filled
+from flgc_lib.frozen import engines
+
+pytest.importorskip("onnxruntime", reason="pip install 'flgc-lib[engines]'")
+pytest.importorskip("onnxscript", reason="pip install 'flgc-lib[engines]'")
+
+
+@pytest.fixture
+def checkpoint(tiny, images, tmp_path, monkeypatch):
+    fit(tiny(epochs=1), images, tmp_path, device="cpu", progress=False)
+    monkeypatch.setattr(deploy, "load", lambda name, root: images)
+    monkeypatch.setattr(deploy, "CALIBRATION_IMAGES", 16)
+    monkeypatch.setattr(deploy, "TEST_BATCH", 16)  # the last one of 40 is not whole
+    monkeypatch.setattr(engines, "GATHER_COSTS", (0.0,))
+    return tmp_path / "last.ckpt"
+
+
+def test_accuracy_before_and_after_is_recorded(checkpoint, images, tmp_path):
+    options = {"engine": "onnx", "precision": "int8", "calibrate": images.name, "results": tmp_path}
+    sentence = deploy.export_checkpoint(checkpoint, tmp_path / "net.onnx", **options)
+    deploy.export_checkpoint(checkpoint, tmp_path / "net.onnx", **options)  # takes the place of the first
+    (row,) = deploy.read_tested(tmp_path).to_dict("records")
+    run = engines.load(tmp_path / "net.onnx", torch.Size((40, 3, 32, 32)))
+    x = next(iter(deploy.Batches(images.test_images, images.test_labels, 40)))[0]
+    assert row["accuracy"] == int((run(x).argmax(dim=1) == images.test_labels).sum()) / 40
+    assert (row["precision"], row["calibration_images"]) == ("int8", 16)
+    assert f"{row['accuracy']:.2%}" in sentence
+    document = tmp_path / "document.md"
+    document.write_text("<!-- table: engines -->\n<!-- /table -->\n", encoding="utf-8")
+    assert f"| 1 | onnx | int8 | {row['accuracy_frozen'] * 100:.2f} |" in filled(document, tmp_path)
+
+
+def test_a_record_needs_a_test(checkpoint, tmp_path):
+    with pytest.raises(ValueError, match="give calibrate, the dataset to test on"):
+        deploy.export_checkpoint(checkpoint, tmp_path / "net.onnx", engine="onnx", results=tmp_path)
