@@ -17,6 +17,7 @@ from flgc_lib.grouping import (
     check_choice,
     connection_mask,
     duplicates,
+    is_watched,
     membership,
     straight_through,
 )
@@ -136,7 +137,7 @@ class FLGConv2d(nn.Module):
         if isinstance(x, fx.Proxy):
             return self._as_leaf(x)
         geometry = (self.stride, self.padding, self.dilation)
-        if self.compact and not self._learning() and self.softness == 0:
+        if self.compact and not self._learning() and self.softness == 0 and not is_watched():
             groups = equal_groups(self.input_membership(), self.filter_membership())
             if groups is not None and pays(self.weight, x, self.stride, self.padding):
                 return compact_conv2d(x, self.weight, groups, self.bias, *geometry)
