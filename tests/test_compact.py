@@ -23,7 +23,7 @@ GEOMETRIES = [
 
 def a_layer(kind=EqualConv2d, kernel=1, **options):
     torch.manual_seed(0)
-    layer = kind(24, 16, kernel, 4, **options)
+    layer = kind(24, 16, kernel, groups=4, **options)
     layer.compact = True
     return layer
 
@@ -112,7 +112,7 @@ def test_what_learns_copies_or_is_unequal_keeps_the_mask(calls):
 
 
 def test_by_default_the_mask_is_kept(calls):
-    EqualConv2d(24, 16, 1, 4)(images())
+    EqualConv2d(24, 16, 1, groups=4)(images())
     assert not calls
 
 
