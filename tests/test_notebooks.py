@@ -28,7 +28,10 @@ try:
     from flgc_lib import course
 except ImportError as error:
     raise SystemExit(
-        "flgc_lib is not installed here: type `make run` in the repository, then `make lab`"
+        "flgc_lib is not installed in this kernel. On your computer, type "
+        "`python run.py lab` in the repository; in VS Code, type `python run.py install` there "
+        "and choose .venv as the kernel; in Colab, put the repository beside the notebook, "
+        "%cd into it, and type `%pip install -e .[notebooks,fast]`"
     ) from error
 course.start("NN")"""
 CARD = re.compile(r"### (?:Exercise \d+\.|Step )(\d+) (?:●○○|●●○|●●●) · \d+ minutes\n")
