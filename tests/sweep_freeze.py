@@ -33,7 +33,7 @@ FIELDS = (
     *("example", "batch", "size", "file", "seconds", "why"),
 )
 TOLERANCE = 1e-3
-SECONDS = 180
+SECONDS = 60
 """Of the processor, after which a network is given up."""
 BYTES = 12 * 2**30
 """More memory than this a network does not get."""
