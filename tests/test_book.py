@@ -28,6 +28,9 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 pytestmark = [
     pytest.mark.skipif(not PAGES, reason="the book is not built: type `make book`"),
+    pytest.mark.skipif(
+        not (BOOK / "_static" / "mathjax").exists(), reason="the book has no MathJax: npm, of Node, was not there"
+    ),
     pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: on Debian, apt-get install chromium"),
 ]
 

@@ -560,13 +560,19 @@ class BranchesOnItsBatch(nn.Module):
 
 @torch.no_grad()
 def test_one_image_as_the_example_leaves_the_batch_free():
-    for make, model in (
-        (X[:1], nn.Sequential(FLGConv2d(3, 8, 3, groups=2), nn.Flatten())),
-        (X[:1], BranchesOnItsBatch()),
-    ):
-        frozen = freeze(model, make)
-        for x in (X[:1], X, OTHER):
-            assert_same(frozen(x), model(x))
+    model = nn.Sequential(FLGConv2d(3, 8, 3, groups=2), nn.Flatten())
+    frozen = freeze(model, X[:1])
+    for x in (X[:1], X, OTHER):
+        assert_same(frozen(x), model(x))
+
+
+@torch.no_grad()
+def test_a_network_that_goes_another_way_with_another_batch_is_frozen_for_its_example_s_alone():
+    model = BranchesOnItsBatch()
+    frozen = freeze(model, X[:1])
+    assert_same(frozen(X[:1]), model(X[:1]))
+    with pytest.raises(ValueError, match=r"cannot take this: sizes .* are not such that"):
+        frozen(X)
 
 
 def test_the_page_says_what_the_sweep_found():

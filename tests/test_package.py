@@ -1,4 +1,4 @@
-"""The library as others install it: a wheel in an environment that has PyTorch, NumPy and SciPy, and nothing else."""
+"""The library as others install it: a wheel in an environment that has what core needs, and nothing else."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-CORE = ("torch", "numpy", "scipy")
+CORE = ("torch", "numpy", "scipy", "safetensors")
 EXAMPLE = """
 import sys
 from importlib.metadata import version
@@ -116,9 +116,13 @@ def test_a_layer_is_trained_and_a_network_frozen_with_core_alone(python):
     assert answer.returncode == 0, answer.stderr
 
 
-@pytest.mark.parametrize(
-    ("arguments", "what"), [(["--help"], "the command line"), (["train", "--groups", "8"], "train")]
-)
+def test_the_list_of_commands_needs_nothing_more(python):
+    answer = run(python, python.with_name("flgc"), "--help")
+    assert answer.returncode == 0, answer.stderr
+    assert "flgc train" in answer.stdout
+
+
+@pytest.mark.parametrize(("arguments", "what"), [(["sweep", "--help"], "sweep"), (["train", "--groups", "8"], "train")])
 def test_the_command_says_what_to_install(arguments, what, python):
     flgc = python.with_name("flgc")
     assert flgc.exists()

@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from typing import get_args
 
@@ -329,7 +330,8 @@ def test_no_worker_outlives_a_killed_sweep(tiny, root, tmp_path):
     code = SIDE_BY_SIDE.format(settings=[tiny(seed=s, epochs=500) for s in range(2)], root=str(root))
     (tmp_path / "sweeping.py").write_text(code, encoding="utf-8")
     sweeping = subprocess.Popen([sys.executable, "sweeping.py"], stdout=subprocess.PIPE, text=True, cwd=tmp_path)
-    workers = [int(sweeping.stdout.readline()) for _ in range(2)]
+    # What each process prints comes in between, and the line of a worker may be its second one.
+    workers = list(islice((int(line) for line in sweeping.stdout if line.strip().isdigit()), 2))
     sweeping.kill()
     sweeping.wait()
     deadline = time.monotonic() + 20
