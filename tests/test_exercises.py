@@ -629,8 +629,35 @@ right(
     same=lambda x, W, S, T: F.conv2d(x, torch.einsum("ncij,nc->ncij", W, mask(S, T)), padding="same"),
     channels_last=lambda x, W, S, T: masked_convolution(x.to(memory_format=torch.channels_last), W, S, T),
 )
+
+
+class OtherOrder(Layer):
+    """S before W."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        W, S, T = self.parameters()
+        for name in list(self._parameters):
+            delattr(self, name)
+        self.S, self.W, self.T = S, W, T
+
+
+class OneMore(Layer):
+    def __init__(self, C, N, *sizes):
+        super().__init__(C, N, *sizes)
+        self.bias = nn.Parameter(torch.zeros(N))
+
+
+class DenseInEval(Layer):
+    def forward(self, x):
+        return super().forward(x) if self.training else F.conv2d(x, self.W, padding=self.W.shape[2] // 2)
+
+
 wrong(
     "3.step4",
+    other_order=(OtherOrder, "they must be W, S and T, in this order, and no others"),
+    one_more=(OneMore, "they must be W, S and T, in this order, and no others"),
+    dense_in_eval=(DenseInEval, "in eval mode too"),
     dense=(Dense, "FLGConv2d with the same W, S and T"),
     constant=(Constant, "two new layers have the same input_logits"),
     no_gradient=(NoGradient, "no gradient reaches input_logits"),
@@ -791,8 +818,16 @@ wrong(
     transposed=(lambda *case: copies(*case).T, "should give numbers of shape"),
 )
 right("4.step2", floats=typed(copies, torch.float32), numpy=numpied(copies), lists=listed(copies))
+
+
+class RuleInTraining(Layer):
+    def copies(self, S):
+        return super().copies(S) if self.training else torch.zeros_like(membership(S))
+
+
 wrong(
     "4.step3",
+    only_in_training=(RuleInTraining, "in eval mode too"),
     everything=(EverythingCopied, "FLGConv2d with the same W, S and T"),
     nothing=(NothingCopied, "FLGConv2d with the same W, S and T"),
     by_softmax=(SoftmaxCopied, "FLGConv2d with the same W, S and T"),

@@ -118,6 +118,9 @@ def own_layer(answer: object, more: tuple[int, ...]) -> None:
         layer, twin = build(C, N, k, G, *more), build(C, N, k, G, *more)
         library = FLGConv2d(C, N, k, groups=G, padding=k // 2, duplicate_top_k=more[0] if more else None)
         mine, theirs = _parameters(layer, made, C, N, k, G), dict(library.named_parameters())
+        order = [tuple(parameter.shape) for parameter in layer.parameters()]
+        if order != [tuple(parameter.shape) for parameter in mine.values()]:
+            raise NotYet(f"{made} has parameters {order}; they must be W, S and T, in this order, and no others.")
         for name, parameter in mine.items():
             if torch.equal(parameter, dict(_parameters(twin, made, C, N, k, G))[name]):
                 raise NotYet(
@@ -129,8 +132,12 @@ def own_layer(answer: object, more: tuple[int, ...]) -> None:
         x = torch.randn(2, C, 6, 5, generator=generator)
         wanted = library(x)
         student = Student(layer, f"{build.name}(…)", hint)
-        why = f"C = {C}, N = {N}, kernel {k}×{k}, G = {G}: FLGConv2d with the same W, S and T, padding k // 2."
+        rule = f", duplicate_top_k={more[0]}" if more else ""
+        why = f"C = {C}, N = {N}, kernel {k}×{k}, G = {G}{rule}: FLGConv2d with the same W, S and T, padding k // 2."
         student.gives((x,), wanted, why)
+        layer.eval()
+        student.gives((x,), library(x), f"in eval mode too, {why}")
+        layer.train()
         u = torch.randn(wanted.shape, generator=generator)
         found = pulled_back(student, student(x), mine, u)
         for name, given, right in zip(mine, found, pulled_back(build, wanted, theirs, u), strict=True):
