@@ -151,27 +151,6 @@ def draw_scores(S: Tensor, axes: Axes, *, top_k: int | None = None, score: Score
     axes.set_ylabel("channel c")
 
 
-def draw_row(S: Tensor, channel: int, axes: Axes, *, top_k: int = 3, score: Score = "logit") -> None:
-    """One row of S against τ: the channel is copied into every group whose τ its bar passes."""
-    scores = S if score == "logit" else S.softmax(dim=1)
-    members = membership(S)
-    tau = thresholds(scores, members, top_k)
-    copied = duplicates(scores, members, top_k)[channel]
-    groups = range(S.shape[1])
-    hatches = ["//" if members[channel, g] else "xx" if copied[g] else "" for g in groups]
-    axes.bar(groups, scores[channel].numpy(), color=[group_colour(g) for g in groups], hatch=hatches, edgecolor="k",
-             width=0.6)  # fmt: skip
-    for g in groups:
-        if torch.isfinite(tau[g]):
-            axes.hlines(float(tau[g]), g - 0.4, g + 0.4, color="k", linewidth=2, label="τ(g)" if g == 0 else "")
-        words = "own" if members[channel, g] else "copied" if copied[g] else ""
-        axes.text(g, max(0.0, float(scores[channel, g])), words, ha="center", va="bottom", fontsize=8)
-    axes.axhline(0, color="0.6", linewidth=0.8)
-    axes.set_xticks(groups, [str(g) for g in groups])
-    axes.set_xlabel("group g")
-    axes.set_ylabel(f"{'logit S' if score == 'logit' else 'softmax of S'}, channel {channel} (no unit)")
-
-
 def draw_example_groups(_: pd.DataFrame, canvas: Canvas) -> None:
     """Fig. 2, redrawn with the worked example: (a) fixed groups, (b) learned ones."""
     canvas.set_figheight(6.8)
