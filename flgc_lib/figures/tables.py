@@ -9,7 +9,7 @@ import pandas as pd
 
 from flgc_lib.bench import report
 from flgc_lib.bench.candidates import BASELINE
-from flgc_lib.experiment import arms, deploy
+from flgc_lib.experiment import arms, deploy, measurements
 from flgc_lib.experiment.analysis import Records, accuracy_by, arm_columns, of_grid
 from flgc_lib.experiment.contrasts import answer
 from flgc_lib.experiment.grids import Grid
@@ -103,7 +103,7 @@ def _accuracy(records: Records) -> str:
 
 def _of_bench(results: Path) -> str:
     """For every processor, stem, batch and number of threads, times and ratios by candidate and groups."""
-    frame = report.read(results)
+    frame = measurements.read(results / report.TABLE)
     if frame.empty:
         return ""
     by = ["processor", "stem", "size", "batch", "threads"]
@@ -134,7 +134,7 @@ def _speed(rows: pd.DataFrame) -> str:
 
 def _choice(results: Path) -> str:
     """What is fastest, and how many times faster than dense eager, by kind of groups and precision."""
-    frame = report.read(results)
+    frame = measurements.read(results / report.TABLE)
     if frame.empty:
         return ""
     frame = frame.assign(
@@ -164,7 +164,7 @@ def _fastest(rows: pd.DataFrame) -> str:
 def _of_engines(results: Path) -> str:
     """Accuracy of trained networks in other engines, and what it lost there."""
     rows = []
-    for row in deploy.read_tested(results).to_dict("records"):
+    for row in measurements.read(results / deploy.TABLE).to_dict("records"):
         rows.append(
             {
                 "run": f"`{row['run']}`",
