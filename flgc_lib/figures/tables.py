@@ -12,7 +12,7 @@ from flgc_lib.bench.candidates import BASELINE
 from flgc_lib.experiment import arms, deploy, measurements
 from flgc_lib.experiment.analysis import Records, accuracy_by, arm_columns, of_grid
 from flgc_lib.experiment.contrasts import answer
-from flgc_lib.experiment.grids import Grid
+from flgc_lib.experiment.grids import PREMISE_SEEDS, WAYS, Grid
 from flgc_lib.figures import result
 from flgc_lib.grouping import check_choice
 
@@ -50,7 +50,33 @@ def _of_grid(kind: str, grid: str, results: Path) -> str:
     records = of_grid(cast(Grid, grid), results)
     if records.runs.empty and kind != "progress":
         return ""
-    return _power(records) if (kind, grid) == ("answer", "power") else KINDS[kind](records)
+    judged = {("answer", "premise"): _premise, ("answer", "power"): _power}
+    return judged.get((kind, grid), KINDS[kind])(records)
+
+
+def _premise(records: Records) -> str:
+    """The ways to copy what has become important beside their controls, and which of them goes into `power`."""
+    found = arms.ways(records)
+    rows = [
+        {
+            "way": f"{row['arm']} − {row['baseline']}",
+            "points": f"{row['difference']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]",
+            "seeds": row["seeds"],
+            "accuracy (%)": f"{row['accuracy']:.2f}",
+            "MACs (M)": f"{row['mega_macs']:.2f}",
+            "S with its start": f"{row['correlation']:.3f}",
+            "copies": f"{row['copies']:.0f}",
+            "not in the random start (%)": f"{row['new']:.0f}",
+        }
+        for row in found.to_dict("records")
+    ]
+    done = f"{len(records.runs)} of {records.planned} runs are recorded."
+    if len(found) < len(WAYS) or (found["seeds"] < len(PREMISE_SEEDS)).any():
+        verdict = "Which way goes into `power` is open until every way and its control have all seeds."
+    else:
+        best = found["arm"].iloc[0]
+        verdict = f"The largest mean difference to its control is that of `{best}`: the two go into `power`."
+    return "\n\n".join([done, *([_markdown(rows)] if rows else []), verdict])
 
 
 def _power(records: Records) -> str:
@@ -142,15 +168,15 @@ def _choice(results: Path) -> str:
         precision=frame["candidate"].str.extract(r"(bf16|int8)$", expand=False).fillna("fp32"),
     )
     table = []
-    for case, rows in frame.groupby(["stem", "batch", "threads", "groups"], sort=True):
-        stem, batch, threads, groups = cast(tuple[str, int, int, int], case)
+    for case, rows in frame.groupby(["processor", "stem", "batch", "threads", "groups"], sort=True):
+        processor, stem, batch, threads, groups = cast(tuple[str, str, int, int, int], case)
         if not rows["kind"].eq("equal").any():
             continue
         for precision in ("fp32", "bf16", "int8"):
             of_precision = rows[rows["precision"] == precision]
             cells = {head: _fastest(of_precision[of_precision["kind"] == kind]) for kind, head in _KINDS.items()}
             network = f"`{stem}`, {report.load(batch, threads)}"
-            table.append({"network": network, "G": groups, "precision": precision, **cells})
+            table.append({"processor": processor, "network": network, "G": groups, "precision": precision, **cells})
     return _markdown(table) if table else ""
 
 
