@@ -5,7 +5,9 @@ from pathlib import Path
 
 from flgc_lib.files import RESULTS, write_whole
 
-DOCUMENTS = (Path("README.md"), Path("README.ja.md"), Path("docs/performance.md"), Path("docs/result.md"))
+DOCUMENTS = tuple(
+    map(Path, ("README.md", "README.ja.md", "docs/performance.md", "docs/result.md", "data/results/README.md"))
+)
 """With tables and sentences that are computed from the records."""
 
 
