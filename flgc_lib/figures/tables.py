@@ -9,10 +9,11 @@ import pandas as pd
 
 from flgc_lib.bench import report
 from flgc_lib.bench.candidates import BASELINE
-from flgc_lib.experiment import arms, deploy, measurements
+from flgc_lib.experiment import ablation, arms, deploy, measurements
 from flgc_lib.experiment.analysis import Records, accuracy_by, arm_columns, of_grid
 from flgc_lib.experiment.contrasts import answer
 from flgc_lib.experiment.grids import PREMISE_SEEDS, WAYS, Grid
+from flgc_lib.experiment.statistics import interval
 from flgc_lib.figures import result
 from flgc_lib.grouping import check_choice
 
@@ -24,8 +25,8 @@ def filled(document: Path, results: Path) -> str:
 
     A table stands between the lines `<!-- table: GRID -->` and `<!-- /table -->`, the answer to the paper's question
     between `<!-- answer: GRID -->` and `<!-- /answer -->`, and so on for all of `KINDS`. Tables that are of no grid:
-    `bench`, all of the benchmark; `choice`, its fastest; `engines`, accuracy in other engines. One without records
-    stays as it is.
+    `bench`, all of the benchmark; `choice`, its fastest; `engines`, accuracy in other engines; `ablation`. One without
+    records stays as it is.
 
     Args:
         document: Markdown.
@@ -205,8 +206,38 @@ def _of_engines(results: Path) -> str:
     return _markdown(rows) if rows else ""
 
 
+def _of_ablation(results: Path) -> str:
+    """What the copies of trained networks are worth, a row a method and number of groups."""
+    frame = measurements.read(results / ablation.TABLE)
+    if frame.empty:
+        return ""
+    rows = []
+    for case, runs in frame.groupby(["method", "groups"], sort=True):
+        method, groups = cast(tuple[str, int], case)
+        lost = [100 * (runs["accuracy"] - runs[f"without_{what}"]).to_numpy(float) for what in ("copies", "random")]
+        low, high = interval(lost[0] - lost[1])
+        rows.append(
+            {
+                "method": f"`{method}`",
+                "G": groups,
+                "networks": len(runs),
+                "copies": f"{runs['copies'].mean():.0f}",
+                "accuracy (%)": f"{100 * runs['accuracy'].mean():.2f}",
+                "lost without copies (points)": f"{lost[0].mean():.2f}",
+                "without as many others": f"{lost[1].mean():.2f}",
+                "difference": f"{(lost[0] - lost[1]).mean():+.2f} [{low:+.2f}, {high:+.2f}]",
+            }
+        )
+    return _markdown(rows)
+
+
 _KINDS = {"grouped": "fixed equal groups", "equal": "learned, equal", "flgc": "learned, unequal"}
-_WITHOUT_GRID: dict[str, Callable[[Path], str]] = {"bench": _of_bench, "choice": _choice, "engines": _of_engines}
+_WITHOUT_GRID: dict[str, Callable[[Path], str]] = {
+    "bench": _of_bench,
+    "choice": _choice,
+    "engines": _of_engines,
+    "ablation": _of_ablation,
+}
 
 
 def _markdown(rows: Sequence[Mapping[str, object]]) -> str:
