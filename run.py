@@ -64,6 +64,14 @@ TARGETS = {
             "--nbval-sanitize-with tests/nbval_sanitize.cfg",
         ),
     ),
+    "gpu": Target(
+        "where there is an NVIDIA GPU: tests there, speed, then the runs of ResNet-50; typed again, it goes on",
+        (
+            "pytest tests/test_devices.py",
+            "flgc bench --device cuda --stems cifar --groups 4 8 16",
+            "flgc sweep --grid gpu --device cuda",
+        ),
+    ),
     "package": Target(
         "builds the wheel in build/package and tries it where only PyTorch, NumPy and SciPy are",
         ("pytest tests/test_package.py --basetemp build/package",),
