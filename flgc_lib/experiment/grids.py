@@ -27,8 +27,8 @@ _CLUSTERED = replace(_SMALL, soft_start=0.5, assign_every=50)
 # Four times as wide, so that four channels a group are left at G = 16, and without a dense projection, so that only the
 # groups themselves can pass information from one to another.
 _POWER = Settings(
-    data="cifar10", depths=(1, 1), where="all", epochs=8, learning_rate=0.1, logit_learning_rate=0.003
-)  # the rate is to come from `rates`
+    data="cifar10", depths=(1, 1), where="all", epochs=8, learning_rate=0.4, logit_learning_rate=0.003
+)  # the rate that was best in `rates`
 _COPYING: Mapping[str, tuple[Method, float]] = {
     "select 1": ("select", 1.0),
     "select-random 1": ("select-random", 1.0),
