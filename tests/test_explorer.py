@@ -95,8 +95,8 @@ def test_the_page_asks_no_other_host_and_fits():
 def test_a_page_is_written_by_the_command(tmp_path, monkeypatch, capsys):
     from flgc_lib import cli
 
-    command = f"explore --run {RUN} --output {tmp_path / 'page.html'} --results {RESULTS}"
-    monkeypatch.setattr("sys.argv", ["flgc", *command.split()])
+    command = ["explore", "--run", RUN, "--output", str(tmp_path / "page.html"), "--results", str(RESULTS)]
+    monkeypatch.setattr("sys.argv", ["flgc", *command])
     cli.main()
     assert RUN in (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "open it in a browser" in capsys.readouterr().out
