@@ -98,14 +98,16 @@ class IndirectConvolution:
         schedule = self._schedules.get((height, width, split))
         if schedule is None:
             schedule = self._schedules[height, width, split] = self._schedule(height, width, split)
+        added = 0
         if residual is not None:
             residual = residual.contiguous()
+            added = residual.data_ptr()
         if residual is not None and self.overwrite:
             out = residual
         else:
-            out = x.new_empty(batch, len(self.outputs), *schedule.out_size)
+            out = x.new_empty((batch, len(self.outputs), *schedule.out_size))
         scratch = x.new_empty(threads * schedule.scratch_size) if schedule.scratch_size else None
-        source, target, added, room = (0 if t is None else t.data_ptr() for t in (x, out, residual, scratch))
+        source, target, room = x.data_ptr(), out.data_ptr(), 0 if scratch is None else scratch.data_ptr()
         if threads == 1:
             alone()(schedule.tasks, source, target, added, batch, room)
         else:
