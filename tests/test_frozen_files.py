@@ -81,16 +81,20 @@ class Checked:
 
     def tile(self, task, block, place, source, out, residual):
         shape = microkernel.SHAPES[place["shape"]]
-        width = shape.lanes // shape.rows
-        steps = np.arange(shape.vectors * shape.rows)[:, None]
-        pixels = (place["pixel"] + steps * place["step"] + np.arange(width)).ravel()
-        targets = (place["out_pixel"] + steps * place["out_step"] + np.arange(width)).ravel()
+        lanes = np.arange(shape.lanes)
+        targets = (place["out_pixel"] + np.arange(shape.vectors)[:, None] * shape.lanes + lanes).ravel()
         filters, depth = np.arange(block["filters"]), np.arange(block["depth"])
         taps = look_up(self.offsets, block["offset"] + depth)
         weight = look_up(self.layer.weight, block["weight"] + depth[:, None] * block["filters"] + filters)
-        total = look_up(self.layer.bias, block["filter"] + filters)[:, None] + weight.T @ look_up(
-            source, taps[:, None] + pixels
-        )
+        columns = []
+        for v, left in zip(range(shape.vectors), (place["left"], place["second_left"]), strict=False):
+            width = shape.lanes if shape.rows < microkernel.QUARTERS else task["wide"]
+            down = task["gap"] + (task["wide"] if shape.rows == microkernel.QUARTERS else 0)
+            starts = place["pixel"] + v * place["step"] + np.arange(shape.rows) * down
+            rows = look_up(source, taps[:, None, None] + starts[:, None] + np.arange(width))  # the kernel reads it all
+            row = sum(lanes >= left + r * task["wide"] for r in range(shape.rows - 1)) + np.zeros_like(lanes)
+            columns.append(rows[:, row, lanes % width])
+        total = look_up(self.layer.bias, block["filter"] + filters)[:, None] + weight.T @ np.hstack(columns)
         places = look_up(self.out_offsets, block["filter"] + filters)[:, None] + targets
         total = total if residual is None else total + look_up(residual, places)
         write(out, places, np.maximum(total, 0) if task["relu"] else total)

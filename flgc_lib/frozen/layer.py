@@ -208,9 +208,7 @@ class FrozenConv2d(nn.Module):
 
 def _is_floats(tensor: Tensor) -> bool:
     """Whether the kernel can read it: float32 on the CPU, and no gradient is wanted."""
-    return (
-        tensor.dtype is torch.float32 and tensor.is_cpu and not (tensor.requires_grad and torch.is_grad_enabled())
-    )
+    return tensor.dtype is torch.float32 and tensor.is_cpu and not (tensor.requires_grad and torch.is_grad_enabled())
 
 
 def _state(tensors: tuple[Tensor, ...]) -> list[int]:

@@ -126,7 +126,7 @@ class IndirectConvolution:
                 f"a map of {height} × {width} needs {largest} numbers an image, more than the kernel can index; "
                 "use another form for this layer: layer.use('equal')"
             )
-        scratch_size = self.in_channels * walk.plane if len(walk.views) else 0
+        scratch_size = self.in_channels * walk.plane + walk.overhang if len(walk.views) else 0
         offsets = (self.inputs[:, None] * walk.plane + walk.tap_offsets).astype(np.int32).ravel()
         out_offsets = (self.outputs * pixels).astype(np.int32)
         chunk, bounds = self._shares(walk, split)
@@ -157,6 +157,8 @@ class IndirectConvolution:
             "pitch": walk.pitch,
             "down": self.window.stride[0],
             "right": self.window.stride[1],
+            "wide": walk.out_size[1],
+            "gap": walk.gap,
         }
         tasks = np.zeros(split, TASK)
         for name in TASK.names or ():
