@@ -16,6 +16,7 @@ from test_forms import assert_same
 from torch import nn
 
 from flgc_lib.frozen import freeze, load, save
+from flgc_lib.frozen.convert import from_convolution
 from flgc_lib.frozen.layer import FrozenConv2d, frozen_convolutions
 from flgc_lib.frozen.saving import KEY
 from flgc_lib.layers import FLGConv2d
@@ -149,6 +150,17 @@ def test_the_twin_computes_what_the_kernel_computes(file, checked):
     frozen = load(path)
     assert {layer.form for _, layer in frozen_convolutions(frozen)} == {"indirect"}
     assert_same(frozen(X), model(X))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("width", [*range(1, 10), 14, 17, 28, 33])
+def test_maps_of_any_width_are_read_within_their_bounds(width, stride, checked):
+    """Vectors are put together across the ends of rows: the twin sees all that is read for that."""
+    for kernel, padding in ((3, 1), (1, 0), (5, 0)):
+        layer = nn.Conv2d(2, 9, kernel, stride, padding)
+        x = torch.randn(1, 2, 7, width + kernel - 1)
+        with torch.no_grad():
+            assert_same(from_convolution(layer).use("indirect")(x), layer(x))
 
 
 def test_the_twin_sees_an_index_out_of_bounds(file, checked):
