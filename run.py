@@ -59,9 +59,17 @@ TARGETS = {
             "ruff check .",
             "ruff format --check .",
             "mypy",
-            "pytest -n 2",
+            "pytest -n 3",  # on two cores: many tests wait for processes of their own
             f"{SIDE_BY_SIDE} --nbval-lax --nbval-current-env --nbval-cell-timeout 180 "
             "--nbval-sanitize-with tests/nbval_sanitize.cfg",
+        ),
+    ),
+    "gpu": Target(
+        "where there is an NVIDIA GPU: tests there, speed, then the runs of ResNet-50; typed again, it goes on",
+        (
+            "pytest tests/test_devices.py",
+            "flgc bench --device cuda --stems cifar --groups 4 8 16",
+            "flgc sweep --grid gpu --device cuda",
         ),
     ),
     "package": Target(

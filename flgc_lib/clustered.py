@@ -85,7 +85,7 @@ class RandomBudgetConv2d(BudgetConv2d):
     def reset_parameters(self) -> None:
         """Draws as `EqualConv2d`, and the priorities without advancing the generator that the next layer draws from."""
         super().reset_parameters()
-        self.register_buffer("priority", drawn_apart(self.input_logits.shape))
+        self.register_buffer("priority", drawn_apart(self.input_logits.shape, self.weight.device))
 
     def _preference(self) -> Tensor:
         return self.priority
@@ -127,7 +127,7 @@ class RandomSelectionConv2d(SelectedConv2d):
     def reset_parameters(self) -> None:
         """Draws as `EqualConv2d`, and the order without advancing the generator that the next layer draws from."""
         super().reset_parameters()
-        self.register_buffer("order", drawn_apart((self.in_channels,)).argsort())
+        self.register_buffer("order", drawn_apart((self.in_channels,), self.weight.device).argsort())
 
     def _assign(self, importance: Tensor) -> tuple[Tensor, Tensor]:
         S, filters = super()._assign(importance)

@@ -11,11 +11,11 @@ from flgc_lib.grouping import membership
 from flgc_lib.layers import FLGConv2d
 
 
-def drawn_apart(shape: tuple[int, ...]) -> Tensor:
-    """Uniform numbers that depend on the global generator's state, and leave it as it was."""
+def drawn_apart(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Uniform numbers that depend on the global generator's state, and leave it as it was; the same on every device."""
     with torch.random.fork_rng(devices=[]):
-        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-    return torch.rand(shape, generator=generator)
+        generator = torch.Generator("cpu").manual_seed(int(torch.randint(2**62, (), device="cpu")))
+    return torch.rand(shape, generator=generator, device="cpu").to(device)
 
 
 class DrawnConv2d(FLGConv2d):
@@ -43,7 +43,7 @@ class RandomCopiesConv2d(FLGConv2d):
     def reset_parameters(self) -> None:
         """As FLGC, and draws the priorities without advancing the generator that the next layer draws from."""
         super().reset_parameters()
-        self.register_buffer("priority", drawn_apart(self.input_logits.shape).to(self.input_logits.device))
+        self.register_buffer("priority", drawn_apart(self.input_logits.shape, self.weight.device))
 
     def _copies(self, members: Tensor, top_k: int) -> Tensor:
         wanted = super()._copies(members, top_k).sum(dim=0)  # (G,)

@@ -8,8 +8,9 @@ import torch
 
 from flgc_lib.experiment import arms
 from flgc_lib.experiment.analysis import of_grid
-from flgc_lib.experiment.grids import grid, power_arms
+from flgc_lib.experiment.grids import PREMISE_SEEDS, WAYS, grid, power_arms, premise_arms
 from flgc_lib.experiment.records import stored, write_record
+from flgc_lib.figures.tables import filled
 
 
 @pytest.fixture
@@ -75,3 +76,64 @@ def test_costs_of_the_arms(powered):
     assert table[["arm", "groups", "seeds"]].values.tolist() == [["dense", 1, 2], ["equal", 16, 1]]
     assert table["accuracy"].tolist() == pytest.approx([100 * 12.5 / 16, 50])
     assert table["mega_macs"].iloc[0] == 2
+
+
+def test_premise_runs_its_ways_and_their_controls_first():
+    deciding = {premise_arms(seed)[arm].id for seed in PREMISE_SEEDS for pair in WAYS for arm in pair}
+    assert {s.id for s in grid("premise")[: len(deciding)]} == deciding
+    assert len(deciding) == 24
+    assert not {s.seed for s in grid("premise")} & {s.seed for s in grid("power")}
+    assert all(s.hold_out for s in grid("premise"))
+
+
+@pytest.fixture
+def tried(record, tmp_path):
+    """Writes runs of ways and controls of `premise`, hits of 16 images by arm; all learned layers have the arrays."""
+
+    def write(hits, seeds=PREMISE_SEEDS):
+        S = torch.eye(3, 16)
+        inputs = torch.eye(3, 16).bool()
+        inputs[2, 0] = True
+        start = inputs.clone()  # at the start channel 2 is in two groups,
+        inputs[1, 0] = True  # at the end channel 1 as well
+        own = torch.tensor([0, 1, 2]).to(torch.uint8)
+        arrays = {
+            "snapshots": [torch.tensor(e) for e in (0, 4, 8)],
+            "layer1.0.conv1.channel_group": [own] * 9,
+            "layer1.0.conv1.filter_group": [own] * 9,
+            "layer1.0.conv1.copies": [torch.tensor(2)] * 9,
+            "layer1.0.conv1.inputs": [start, inputs, inputs],
+            "layer1.0.conv1.S": [S, S, -S],
+        }
+        for arm, right in hits.items():
+            for seed in seeds:
+                settings = replace(premise_arms(seed)[arm], data="tiny")
+                row, epochs = record(settings, test_accuracy=(right + seed % 2) / 16)
+                write_record(tmp_path, row, epochs, stored(arrays, torch.arange(16) < right))
+        return of_grid("premise", tmp_path)
+
+    return write
+
+
+def test_ways_beside_their_controls(tried):
+    table = arms.ways(
+        tried({"select 1": 9, "select-random 1": 8, "budget 1.5": 12, "budget-random 1.5": 9, "flgc": 14})
+    )
+    assert table["arm"].tolist() == ["budget 1.5", "select 1"]  # the best first
+    row = table.iloc[0].to_dict()
+    assert (row["baseline"], row["seeds"], row["copies"], row["new"]) == ("budget-random 1.5", 3, 2, 50)
+    assert [row["difference"], row["low"], row["high"]] == pytest.approx([100 * 3 / 16] * 3)
+    assert row["correlation"] == pytest.approx(-1)
+    assert row["mega_macs"] == 2
+
+
+def test_the_best_way_is_named_when_all_have_all_seeds(tried, tmp_path):
+    document = tmp_path / "page.md"
+    document.write_text("<!-- answer: premise -->\n<!-- /answer -->\n", encoding="utf-8")
+    hits = {name: 8 + (name == "select 1.5") for pair in WAYS for name in pair}
+    tried(hits, seeds=PREMISE_SEEDS[:2])
+    text = filled(document, tmp_path)
+    assert "| select 1.5 − select-random 1.5 | +6.25 [+6.25, +6.25] | 2 |" in text
+    assert "is open until" in text
+    tried(hits, seeds=PREMISE_SEEDS[2:])
+    assert "that of `select 1.5`: the two go into `power`" in filled(document, tmp_path)

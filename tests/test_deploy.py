@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flgc_lib.experiment import deploy
+from flgc_lib.experiment import deploy, measurements
 from flgc_lib.experiment.training import fit
 from flgc_lib.figures.tables import filled
 from flgc_lib.frozen import engines
@@ -26,7 +26,7 @@ def test_accuracy_before_and_after_is_recorded(checkpoint, images, tmp_path):
     options = {"engine": "onnx", "precision": "int8", "calibrate": images.name, "results": tmp_path}
     sentence = deploy.export_checkpoint(checkpoint, tmp_path / "net.onnx", **options)
     deploy.export_checkpoint(checkpoint, tmp_path / "net.onnx", **options)  # takes the place of the first
-    (row,) = deploy.read_tested(tmp_path).to_dict("records")
+    (row,) = measurements.read(tmp_path / deploy.TABLE).to_dict("records")
     run = engines.load(tmp_path / "net.onnx", torch.Size((40, 3, 32, 32)))
     x = next(iter(deploy.Batches(images.test_images, images.test_labels, 40)))[0]
     assert row["accuracy"] == int((run(x).argmax(dim=1) == images.test_labels).sum()) / 40

@@ -15,6 +15,10 @@ from flgc_lib.environment import Finding
 ROOT = Path(__file__).parents[1]
 UTF_8 = os.environ | {"PYTHONUTF8": "1"}
 ASCII = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+in_ascii = pytest.mark.skipif(
+    not f"{ROOT}{sys.prefix}".isascii(),
+    reason="Python finds no package in a folder whose name it cannot write",
+)
 
 PYPROJECT = """\
 [project]
@@ -106,6 +110,7 @@ def test_the_check_itself_needs_no_package():
     assert "✗ Jupyter is missing: type `python run.py run`" in answer.stdout
 
 
+@in_ascii
 def test_a_terminal_that_has_no_check_mark_shows_a_question_mark():
     command = [sys.executable, "-m", "flgc_lib", "check"]
     answer = subprocess.run(command, capture_output=True, encoding="ascii", env=ASCII)
@@ -210,6 +215,7 @@ def test_a_fault_of_the_library_itself_is_no_missing_package(monkeypatch):
         __main__.main()
 
 
+@in_ascii
 def test_the_readme_is_read_where_text_is_not_utf_8_by_default(tmp_path):
     command = [sys.executable, "-m", "flgc_lib", "figures", "--check", "--results", str(tmp_path / "none")]
     answer = subprocess.run(command, capture_output=True, encoding="ascii", cwd=ROOT, env=ASCII)

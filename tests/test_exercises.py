@@ -3,6 +3,7 @@
 import importlib
 import itertools
 import math
+import re
 from fractions import Fraction
 from types import MappingProxyType
 
@@ -15,9 +16,10 @@ from torch.nn import functional as F
 from flgc_lib import cost
 from flgc_lib.blocks import Bottleneck
 from flgc_lib.course.exercises import CHAPTERS, check
-from flgc_lib.course.exercises.answers import NotYet, agree, read, show
+from flgc_lib.course.exercises.answers import Student
 from flgc_lib.course.exercises.chapter00 import TITLE
 from flgc_lib.course.exercises.chapter05 import NEEDED
+from flgc_lib.course.exercises.values import NotYet, agree, read, show
 from flgc_lib.grouping import connection_mask, duplicates, membership, straight_through, thresholds
 from flgc_lib.layers import FLGConv2d
 from flgc_lib.resnet import embed
@@ -183,7 +185,7 @@ wrong(
     other_class_forward=(other_class_forward, "Bottleneck.forward"),
     other_norm=(other_norm, "you replaced a part"),
     silenced_convolution=(silenced_convolution, "you changed conv3.weight"),
-    leaf_in_place=(leaf_in_place, "Change parameters inside `with torch.no_grad():`"),
+    leaf_in_place=(leaf_in_place, "change it inside `with torch.no_grad():`"),
     nothing=(lambda block: None, "H(x) = F(x) + x equals x when F(x) = 0"),
 )
 right("1.2", new_parameters=new_parameters, without_grad=without_grad, state=state)
@@ -275,8 +277,8 @@ wrong(
         lambda x, w, s, p: F.conv3d(x[:, :, None], w[:, :, None], stride=(1, s, s), padding=(0, p, p))[:, :, 0],
         "you called conv3d",
     ),
-    mirrored=(lambda x, w, s, p: conv_by_matmul(x, w.flip(2), s, p), "values differ by up to"),
-    stride_forgotten=(lambda x, w, s, p: conv_by_matmul(x, w, 1, p), "has shape"),
+    mirrored=(lambda x, w, s, p: conv_by_matmul(x, w.flip(2), s, p), "numbers are wrong; the first is at [0, 0, 0, 0]"),
+    stride_forgotten=(lambda x, w, s, p: conv_by_matmul(x, w, 1, p), "should give numbers of shape"),
     square_only=(
         lambda x, w, s, p: conv_by_matmul(x, w, s, p).reshape(len(x), len(w), x.shape[2], x.shape[2]),
         "stops with RuntimeError",
@@ -358,7 +360,7 @@ wrong(
     shuffles=(lambda C, G: (layers_needed(C, G) or 1) - 1, "a shuffle comes between two layers"),
     never_none=(lambda C, G: layers_needed(C, G) or C, "should give None"),
     always_two=(lambda C, G: 2, "after one layer"),
-    never=(lambda C, G: None, "Keep a 0/1 matrix of who reaches whom"),
+    never=(lambda C, G: None, "returns nothing. It should give 2"),
 )
 right(
     "2.4",
@@ -443,6 +445,8 @@ wrong(
     one_less=(lambda *case: (steps_until_move(*case) or 1) - 1, "one step off"),
     one_more=(lambda *case: (steps_until_move(*case) or 0) + 1, "one step more than needed"),
     never_none=(lambda *case: steps_until_move(*case) or 0, "should give None: the channel is in the group with"),
+    gives_up=(lambda *case: steps if (steps := steps_until_move(*case)) and steps <= 150 else None, "must not give up"),
+    capped=(lambda *case: min(150, steps_until_move(*case) or 0) or None, "from group 0 after 1502 steps"),
     only_the_shown=(lambda s, u, rate: {2.0: 7}.get(round(float(s[0]), 3), 33), "moves the argmax from group"),
 )
 right(
@@ -507,9 +511,15 @@ class Layer(nn.Module):
 
     def __init__(self, C, N, kernel_size, groups, top_k=None):
         super().__init__()
-        self.W = nn.Parameter(torch.randn(N, C, kernel_size, kernel_size))
+        self.W = nn.Parameter(self.draw_weight(N, C, kernel_size, self.bound(C, groups, kernel_size)))
         self.S, self.T = (nn.Parameter(self.draw(rows, groups)) for rows in (C, N))
         self.top_k = top_k
+
+    def bound(self, C, groups, kernel_size):
+        return 1 / math.sqrt(C / groups * kernel_size**2)
+
+    def draw_weight(self, N, C, kernel_size, r):
+        return r * (2 * torch.rand(N, C, kernel_size, kernel_size) - 1)
 
     def draw(self, rows, groups):
         return torch.randn(rows, groups)
@@ -622,6 +632,14 @@ wrong(
     ),
     no_mask_shape=(lambda x, W, S, T: F.conv2d(x, W * mask(S, T), padding=1), "stops with RuntimeError"),
     weight_detached=(lambda x, W, S, T: masked_convolution(x, W.detach(), S, T), "no gradient reaches W"),
+    outputs_masked=(
+        lambda x, W, S, T: F.conv2d(x, W, padding=W.shape[2] // 2) * mask(S, T).amax(1)[:, None, None],
+        "that switches whole filters off in the output",
+    ),
+    inputs_masked=(
+        lambda x, W, S, T: F.conv2d(x * mask(S, T).amax(0)[:, None, None], W, padding=W.shape[2] // 2),
+        "that switches whole channels off in x",
+    ),
 )
 right(
     "3.step3",
@@ -653,19 +671,86 @@ class DenseInEval(Layer):
         return super().forward(x) if self.training else F.conv2d(x, self.W, padding=self.W.shape[2] // 2)
 
 
+class NormalWeight(Layer):
+    def draw_weight(self, N, C, kernel_size, r):
+        return r * torch.randn(N, C, kernel_size, kernel_size)
+
+
+class DenseBound(Layer):
+    def bound(self, C, groups, kernel_size):
+        return super().bound(C, 1, kernel_size)
+
+
+class SmallLogits(Layer):
+    def draw(self, rows, groups):
+        return 0.1 * torch.randn(rows, groups)
+
+
+class UniformLogits(Layer):
+    """Mean 0 and standard deviation 1, but not normal."""
+
+    def draw(self, rows, groups):
+        return math.sqrt(12) * (torch.rand(rows, groups) - 0.5)
+
+
+class ShiftedLogits(Layer):
+    def draw(self, rows, groups):
+        return 0.5 + torch.randn(rows, groups)
+
+
+class SmallFilters(Layer):
+    """T alone is drawn wrong."""
+
+    def __init__(self, C, N, kernel_size, groups, top_k=None):
+        super().__init__(C, N, kernel_size, groups, top_k)
+        nn.init.normal_(self.T, std=self.bound(C, groups, kernel_size))
+
+
+class SpoilsInput(Layer):
+    def forward(self, x):
+        value = super().forward(x)
+        x.mul_(2)
+        return value
+
+
+class SpoilsLogits(Layer):
+    def forward(self, x):
+        value = super().forward(x)
+        self.S.data.copy_(membership(self.S.data))
+        return value
+
+
+class InDouble(Layer):
+    """Drawn in double, used in single."""
+
+    def draw(self, rows, groups):
+        return torch.randn(rows, groups, dtype=torch.float64).float()
+
+    def draw_weight(self, N, C, kernel_size, r):
+        return nn.init.uniform_(torch.empty(N, C, kernel_size, kernel_size), -r, r)
+
+
 wrong(
     "3.step4",
+    normal_weight=(NormalWeight, "it should be uniform between -r and r, r = 1/√(C/G · k²) = 0.0833"),
+    dense_bound=(DenseBound, "it should be uniform between -r and r"),
+    small_logits=(SmallLogits, "it should be drawn from N(0, 1)"),
+    uniform_logits=(UniformLogits, "S starts between -1.7 and 1.7"),
+    shifted_logits=(ShiftedLogits, "S starts between"),
+    small_filters=(SmallFilters, "T starts between"),
+    spoils_input=(SpoilsInput, "overwrites x, which whoever calls it goes on using"),
+    spoils_logits=(SpoilsLogits, "`forward` changes S; that is for the optimiser"),
     other_order=(OtherOrder, "they must be W, S and T, in this order, and no others"),
     one_more=(OneMore, "they must be W, S and T, in this order, and no others"),
     dense_in_eval=(DenseInEval, "in eval mode too"),
     dense=(Dense, "FLGConv2d with the same W, S and T"),
-    constant=(Constant, "two new layers have the same input_logits"),
-    no_gradient=(NoGradient, "no gradient reaches input_logits"),
-    masked=(Masked, "the gradient of input_logits is not that of FLGConv2d"),
+    constant=(Constant, "two new layers have the same S"),
+    no_gradient=(NoGradient, "no gradient reaches S"),
+    masked=(Masked, "the gradient of S is not that of FLGConv2d: 48 of 48 numbers are wrong; the first"),
     no_parameters=(NoParameters, "has 0 parameters of shape (12, 4)"),
     no_module=(lambda C, N, k, G: [C, N], "a layer must be an nn.Module"),
 )
-right("3.step4", own=Layer, einsum=Einsum, library=Library, function=made)
+right("3.step4", own=Layer, einsum=Einsum, library=Library, function=made, in_double=InDouble)
 
 # 04
 
@@ -681,11 +766,24 @@ def smallest_k(S, share):
             return k
 
 
+def smallest_k_of_softmax(S, share):
+    for k in range(1, len(S) + 1):
+        if duplicates(S.softmax(1), membership(S), k).sum() >= share * len(S):
+            return k
+    return None
+
+
 def only_to_g(S, share):
     for k in range(1, S.shape[1] + 1):
         if duplicates(S, membership(S), k).sum() >= share * len(S):
             return k
     return S.shape[1]
+
+
+def by_ratio(S, members, tau):
+    """A sigmoid, written so that its gradient is 0 · ∞ where τ = ∞."""
+    soft = S.exp() / (S.exp() + tau.exp()) * ~members
+    return ((S > tau) & ~members).float() + soft - soft.detach()
 
 
 def soft_copies(S, members, tau, hard=lambda S, tau: S > tau, soft=torch.sigmoid):
@@ -730,6 +828,9 @@ wrong(
     paper=(lambda S, share: 3, "k = 3 makes"),
     none=(lambda S, share: 0, "k is a whole number from 1 to C"),
     half=(lambda S, share: 2.5, "k is a whole number from 1 to C"),
+    more_than=(lambda S, share: smallest_k(S, share + 0.1 / len(S)), "Exactly as many are enough"),
+    softmax=(smallest_k_of_softmax, "softmax score"),
+    gives_up=(lambda S, share: None, "gives None; k = "),
 )
 right(
     "4.3",
@@ -748,6 +849,8 @@ wrong(
         lambda S, A, tau: ((S > tau) & ~A).float() + torch.sigmoid(S - tau) - torch.sigmoid(S - tau).detach(),
         "members are no copies",
     ),
+    linear=(lambda *case: soft_copies(*case, soft=lambda d: 0.1 * d), "for an empty group τ = +∞, and ∞ - ∞"),
+    ratio=(by_ratio, "for an empty group τ = +∞, and your gradient of τ is no number there"),
 )
 right(
     "4.4",
@@ -816,6 +919,10 @@ wrong(
     k_ignored=(lambda S, k, score: copies(S, 3, score), "best members"),
     k_is_one=(lambda S, k, score: copies(S, 1, score), "the copies for k = 1"),
     transposed=(lambda *case: copies(*case).T, "should give numbers of shape"),
+    over_channels=(
+        lambda S, k, score: duplicates(S if score == "logit" else S.softmax(0), membership(S), k),
+        "that compares the softmax over the channels (dim=0)",
+    ),
 )
 right("4.step2", floats=typed(copies, torch.float32), numpy=numpied(copies), lists=listed(copies))
 
@@ -827,6 +934,7 @@ class RuleInTraining(Layer):
 
 wrong(
     "4.step3",
+    small_logits=(SmallLogits, "it should be drawn from N(0, 1)"),
     only_in_training=(RuleInTraining, "in eval mode too"),
     everything=(EverythingCopied, "FLGConv2d with the same W, S and T"),
     nothing=(NothingCopied, "FLGConv2d with the same W, S and T"),
@@ -898,6 +1006,10 @@ wrong(
     gradients=({*NEEDED, "epoch", "gradients"}, "gradients need not be saved"),
     no_moments=({*NEEDED, "epoch"} - {"moments of Adam"}, "there is 1 more thing to save"),
     no_progress=(set(NEEDED), "the learning rate would warm up a second time"),
+    no_averages=(
+        {*NEEDED, "epoch"} - {"running means of batch norm"},
+        "Without it the run would not go on as if nothing had happened: the test",
+    ),
     empty=(set(), "`saved` is empty"),
     unknown=({*NEEDED, "epoch", "the optimiser"}, "['the optimiser'] is not in the list"),
     one_word=("weights", "write a set of words"),
@@ -916,7 +1028,7 @@ wrong(
     held_out=(lambda held_out, test: max(held_out), "the images that chose the epoch"),
     last=(lambda held_out, test: test[-1], "the last epoch's"),
     average=(lambda held_out, test: sum(test) / len(test), "that is an average"),
-    second_best=(second_best, "the held-out images prefer an earlier one"),
+    second_best=(second_best, "is the best held out"),
     luckiest_of_ties=(luckiest_of_ties, "the test set choosing again"),
 )
 right(
@@ -1215,7 +1327,7 @@ wrong(
     dense_with_mask=(dense_with_mask, "the values are right, but"),
     in_order=(lambda *case: not_empty(*case), "scattered groups"),
     no_bias_for_empty=(overwritten, "they output their bias"),
-    no_padding=(lambda x, W, b, i, f: gather_conv(x, W, b, i, f)[:, :, 1:-1, 1:-1], "the result should have shape"),
+    no_padding=(lambda x, W, b, i, f: gather_conv(x, W, b, i, f)[:, :, 1:-1, 1:-1], "should give numbers of shape"),
     crash=(lambda x, W, b, i, f: x[:, 99], "stops with IndexError"),
 )
 right(
@@ -1228,7 +1340,10 @@ right(
 wrong(
     "8.3",
     dense=(lambda A, B, k, H, W: len(A) * len(B) * k**2 * H * W, "that is the dense layer"),
-    once=(lambda A, B, k, H, W: len(A) * int(B.sum()) // B.shape[1] * k**2 * H * W, "counts a copied channel once"),
+    once=(
+        lambda A, B, k, H, W: len(A) * int(B.sum()) // B.shape[1] * k**2 * H * W,
+        "channels times filters group by group",
+    ),
     k_not_squared=(lambda A, B, k, H, W: macs(A, B, 1, H, W) * k, "k² positions"),
     weights=(lambda A, B, k, H, W: macs(A, B, k, 1, 1), "at every one of H · W places"),
     mask_of_first=(lambda A, B, k, H, W: macs(membership(A.float()), B, k, H, W), "counts a copied channel once"),
@@ -1268,6 +1383,9 @@ def test_a_wrong_answer_is_refused_with_its_sentence(exercise, answer, words, ca
     sentence = answered(exercise, answer, capsys)
     assert sentence.startswith("Not yet: "), sentence
     assert words in sentence
+    assert len(sentence) < 500
+    tensors = re.findall(r"\[[-+0-9einf., \[\]]*\]", sentence)
+    assert max((len(re.findall(r"[0-9inf.]+", tensor)) for tensor in tensors), default=0) <= 16
 
 
 @pytest.mark.parametrize(("exercise", "answer"), RIGHT)
@@ -1350,14 +1468,76 @@ def test_a_students_exception_is_told_with_the_call_and_what_was_expected(capsys
     assert "Run the cells above" in answered("7.3", lambda sd, d: undefined(sd), capsys)  # noqa: F821
 
 
-def test_an_answer_that_changes_its_arguments_changes_only_copies(capsys):
-    def sorts(held_out, test):
-        value = report(held_out, test)
-        held_out.sort()
-        test.clear()
+def spoilt(argument):
+    """Changes an argument in place, and says whether there was something to change."""
+    if isinstance(argument, torch.Tensor):
+        with torch.no_grad():
+            argument.logical_not_() if argument.dtype == torch.bool else argument.data.add_(1)
+    elif isinstance(argument, np.ndarray):
+        argument[...] = ~argument if argument.dtype == bool else argument + 1
+    elif isinstance(argument, list):
+        argument.append(0.5)
+    elif isinstance(argument, dict):
+        argument.clear()
+    else:
+        return False
+    return True
+
+
+FUNCTIONS = {row.values[0]: row for row in RIGHT if not isinstance(row.values[1], (type, nn.Module))}
+"""A right answer of each exercise that asks for a function, and takes more than numbers."""
+PLAIN = [row for name, row in FUNCTIONS.items() if callable(row.values[1]) and name != "8.4"]
+
+
+@pytest.mark.parametrize(("exercise", "answer"), PLAIN)
+def test_an_answer_that_overwrites_what_it_was_given_is_told_so(exercise, answer, capsys):
+    could = []
+
+    def overwrites(*arguments):
+        value = answer(*arguments)
+        value = list(value) if isinstance(value, map) else value
+        could.extend(map(spoilt, arguments))
         return value
 
-    assert answered("5.4", sorts, capsys).startswith("✓ ")
+    sentence = answered(exercise, overwrites, capsys)
+    assert ("overwrites its argument" in sentence) == any(could), sentence
+    assert sentence.startswith("✓ ") != any(could)
+
+
+def test_thresholds_that_mask_s_in_place_are_told_so(capsys):
+    def in_place(S, A, k):
+        value = thresholds(S, A, k)
+        S[~A] = -torch.inf
+        return value
+
+    sentence = answered("4.step1", in_place, capsys)
+    assert "overwrites S, which whoever calls it goes on using" in sentence
+    assert sentence.endswith("or work on a copy, `S.clone()`.\n")
+    assert answered("4.step1", lambda S, A, k: in_place(S.clone(), A, k), capsys).startswith("✓ ")
+
+
+@pytest.mark.parametrize(
+    ("exercise", "answer", "claim"),
+    [
+        ("1.4", by_windows, "each one matrix product"),
+        ("3.3", cheapest, "nearly every filter"),
+        ("4.4", lambda *case: soft_copies(*case, soft=torch.atan), "sigmoid"),
+        ("8.2", numpied(gather_conv), "not one multiplication by zero"),
+    ],
+)
+def test_praise_says_only_what_holds_for_every_answer_that_gets_it(exercise, answer, claim, capsys):
+    sentence = answered(exercise, answer, capsys)
+    assert sentence.startswith("✓ ")
+    assert claim not in sentence
+
+
+def test_a_usual_mistake_is_named_only_if_it_explains_every_failure(capsys):
+    student = Student(lambda x: 2 * x, "square", "")
+    cases = [((2,), 4, "x · x.", {"twice": 4, "that is x.": 2}), ((3,), 9, "x · x.", {"twice": 6, "that is x.": 3})]
+    with pytest.raises(NotYet, match="gives 6: twice"):
+        student.solves(cases)
+    with pytest.raises(NotYet, match="gives 5, but should give 9: x · x"):
+        Student(lambda x: 5, "square", "").solves([cases[1], ((2,), 4, "", {"twice": 5, "that is x.": 1})])
 
 
 def test_a_mended_class_stays_mended(capsys):

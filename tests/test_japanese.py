@@ -13,6 +13,7 @@ from flgc_lib.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+IN_ENGLISH = {"演習": "Exercise", "ステップ": "Step", " 分": " minutes"}
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "half"]
 INSTEAD = {  # what the glossary says, and what it does not
     "グループ化畳み込み": r"グループ畳み込み|グループ畳込",
@@ -37,13 +38,13 @@ def text_of(notebook):
 
 def japanese(notebook):
     text = (ROOT / "book" / "ja" / f"{notebook.name[:2]}.md").read_text(encoding="utf-8")
-    abstract, *cards = re.split(r"^## 演習 ", text, flags=re.MULTILINE)
+    abstract, *cards = re.split(r"^## (?=演習 |ステップ )", text, flags=re.MULTILINE)
     return abstract, dict(card.split("\n", 1) for card in cards)
 
 
 def english_cards(notebook):
-    """Heading without "Exercise" and in minutes, and what stands below it."""
-    cards = (re.match(r"### Exercise (.*)\n(?s:(.*))", cell) for cell in text_of(notebook)[1])
+    """Heading of an exercise or a step of building, and what stands below it."""
+    cards = (re.match(r"### ((?:Exercise|Step) .*)\n(?s:(.*))", cell) for cell in text_of(notebook)[1])
     return {card[1]: card[2] for card in cards if card}
 
 
@@ -69,7 +70,8 @@ def commands(text):
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_chapter_has_an_abstract_and_every_exercise(notebook):
     abstract, cards = japanese(notebook)
-    assert [card.replace(" 分", " minutes") for card in cards] == list(english_cards(notebook))
+    ours = [re.sub(r"演習|ステップ| 分", lambda word: IN_ENGLISH[word[0]], card) for card in cards]
+    assert ours == list(english_cards(notebook))
     assert len(re.findall(r"[ぁ-んァ-ヶ一-龠]", abstract)) > 150
 
 

@@ -10,6 +10,8 @@ import json
 import re
 from pathlib import Path
 
+import matplotlib as mpl
+import matplotlib.pyplot as plt
 import nbformat
 import pytest
 import torch
@@ -496,3 +498,34 @@ def test_the_sanitize_file_parses_into_its_three_rules(text):
 def test_a_malformed_rule_would_be_noticed():
     broken = Path("tests/nbval_sanitize.cfg").read_text(encoding="utf-8").replace("replace: TIME", "replaced: TIME")
     assert len(get_sanitize_patterns(broken)) != broken.count("regex:")
+
+
+CHANGES = [
+    # Notebook, cells by the end of their ids, a change, and words of the sentence that stops it; None: it works.
+    ("00", "13 15", ("groups=2, padding", "groups=4, padding"), "for two groups; the layer has 4"),
+    ("03", "03 05 07 09 16", ("[-0.4, 0.6]]", "[-0.4, 0.6], [3.0, 1.0]]"), None),
+    ("04", "03 38 40", ("turn()", "turn(channel=20)"), "channel=20 must be from 0 to 15, the rows of S"),
+    ("04", "03 38 40", ("turn()", "turn(groups=1)"), None),
+    ("04", "03 b5 b11 b12 b13", ("planted_shared(seed=2)", "planted_shared(groups=3, seed=2)"), None),
+    ("04", "03 b5 b11 b12 b13", ("planted_shared(seed=2)", "planted_shared(groups=5, seed=1)"), None),
+    ("08", "03 20", ("48, 64, 4", "48, 64, 5"), "for equal groups G = 5 must divide C = 48 and N = 64"),
+    ("08", "03 20", ("48, 64, 4", "30, 40, 10"), None),
+    ("08", "03 23 25 27 32", ("top_k = 3", "top_k = 64"), None),
+]
+
+
+@pytest.mark.parametrize(("number", "ids", "change", "words"), CHANGES)
+def test_a_change_that_a_page_invites_works_or_gets_a_sentence(number, ids, change, words, monkeypatch, capsys):
+    mpl.use("Agg")
+    path = next(FOLDER.glob(f"{number}-*.ipynb"))
+    cells = {cell.id: cell.source for cell in code(read(path))}
+    chosen = "\n".join(cells[f"c{number}-{end}"] for end in ids.split())
+    assert change[0] in chosen
+    chosen, where = chosen.replace(*change), {"course": course}
+    monkeypatch.setattr(course, "pick", lambda **amounts: 20)
+    if words is None:
+        exec(compile(chosen, str(path), "exec"), where)
+    else:
+        with pytest.raises((AssertionError, ValueError), match=re.escape(words)):
+            exec(compile(chosen, str(path), "exec"), where)
+    plt.close("all")

@@ -42,6 +42,13 @@ def test_copied_there_is_said_where_it_is_true_and_the_numbers_are_the_layers(G,
     assert f"+ {by_copies} connections" in shown[0].get_suptitle()
 
 
+@pytest.mark.parametrize("channel", [-1, 16])
+def test_a_channel_that_is_not_there_is_refused(channel):
+    S, T = torch.randn(2, 16, 4)
+    with pytest.raises(ValueError, match=f"channel={channel} must be from 0 to 15"):
+        pictures.show_rule(S, T, channel)
+
+
 @pytest.mark.parametrize("u1", [-1.0, 1.0])
 def test_full_pushes_towards_the_better_group_and_masked_does_not_look(u1, shown):
     pictures.show_gradient(1.0, 0.9, 0.3, u1)

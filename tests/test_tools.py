@@ -12,6 +12,7 @@ from torchvision.models import resnet18
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from flgc_lib.cost import count
+from flgc_lib.frozen import freeze
 from flgc_lib.layers import FLGConv2d
 from flgc_lib.methods import METHODS
 from flgc_lib.resnet import embed, resnet
@@ -104,6 +105,27 @@ def test_exported_it_computes_the_same():
     torch.manual_seed(0)
     layer, x = FLGConv2d(12, 10, 3, groups=5, padding=1, duplicate_top_k=3), torch.randn(2, 12, 6, 6)
     torch.testing.assert_close(torch.export.export(layer, (x,)).module()(x), layer(x))
+
+
+@torch.no_grad()
+def test_torch_compile_leaves_a_frozen_network_as_it_is():
+    """In a network that is compiled around it, too: its layers are machine code already."""
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model = nn.Sequential(FLGConv2d(3, 12, 3, groups=3), nn.BatchNorm2d(12), nn.ReLU()).eval()
+    frozen, x = freeze(model, images(32)), images(32)
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(lambda x: frozen(x.sigmoid()).softmax(dim=1), backend=backend)
+    assert torch.equal(compiled(x), frozen(x.sigmoid()).softmax(dim=1))
+    steps = [node.name for graph in graphs for node in graph.graph.nodes if node.op.startswith("call")]
+    assert steps == ["sigmoid", "softmax"]
+    with pytest.raises(ValueError, match="has the size"):
+        compiled(x[:, :2])
 
 
 # Feature extractors

@@ -18,6 +18,7 @@ from flgc_lib.bench import candidates, gpu, report
 from flgc_lib.bench.candidates import Candidate
 from flgc_lib.bench.settings import BenchSettings
 from flgc_lib.cost import count
+from flgc_lib.experiment import measurements
 from flgc_lib.experiment.records import code_version, processor_name, read_runs
 from flgc_lib.files import check_folder
 from flgc_lib.methods import METHODS
@@ -47,7 +48,7 @@ def bench(settings: BenchSettings) -> pd.DataFrame:
                 with _threads(threads) as number:
                     frame = _measure(settings, stem, batch, number)
                 print(f"\n{stem}, {report.load(batch, number)}\n{report.summary(frame)}")
-                report.store(frame, settings.results)
+                measurements.add(frame.round(4), settings.results / report.TABLE, report.KEY)
                 frames.append(frame)
     return pd.concat(frames, ignore_index=True)
 

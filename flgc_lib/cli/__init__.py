@@ -1,4 +1,4 @@
-"""The command line: `flgc check | notebooks | data | train | sweep | figures | explore | freeze | export | bench`.
+"""The command line, `flgc COMMAND`; the commands stand in `COMMANDS`.
 
 A command is a function of a module here, which is imported when the command is typed: help, and a mistyped command,
 should be answered at once.
@@ -15,6 +15,7 @@ COMMANDS = {
     "sweep": ("experiment", "Run an experiment: whatever its grid has and the records lack."),
     "figures": ("records", "Draw every figure, and fill in every table, from the records."),
     "explore": ("records", "Write a page that opens alone, to play with a run's groups."),
+    "ablate": ("records", "Test a trained network without its copies, and without as many other connections."),
     "freeze": ("inference", "Turn a trained network into a small, fast one for inference."),
     "export": ("inference", "Write a trained network for another inference engine, in fp32, bf16 or int8."),
     "bench": ("inference", "Measure dense, grouped, masked and frozen networks side by side on this machine."),

@@ -3,9 +3,11 @@
 import sys
 from pathlib import Path
 
-from flgc_lib.files import RESULTS, write_whole
+from flgc_lib.files import RESULTS, ROOT, write_whole
 
-DOCUMENTS = (Path("README.md"), Path("README.ja.md"), Path("docs/performance.md"), Path("docs/result.md"))
+DOCUMENTS = tuple(
+    map(Path, ("README.md", "README.ja.md", "docs/performance.md", "docs/result.md", "data/results/README.md"))
+)
 """With tables and sentences that are computed from the records."""
 
 
@@ -64,3 +66,20 @@ def explore(run: str, *, output: Path = Path("explorer.html"), results: Path = R
 
     write_whole(output, write)
     print(f"{output}: {len(page) / 1e6:.1f} MB; open it in a browser")
+
+
+def ablate(checkpoint: Path, *, root: Path = ROOT, results: Path = RESULTS) -> None:
+    """Test a trained network without its copies, and without as many connections drawn at random.
+
+    Args:
+        checkpoint: last.ckpt of a run whose method copies channels, in data/runs/<run>/.
+        root: folder of datasets.
+        results: folder of records, whose ablation.csv gets a row.
+    """
+    from flgc_lib.experiment.ablation import ablate_checkpoint
+
+    row = ablate_checkpoint(checkpoint, root=root, results=results)
+    print(
+        f"{row['run']}: accuracy {row['accuracy']:.2%}; {row['without_copies']:.2%} without its {row['copies']} "
+        f"copies, {row['without_random']:.2%} without as many other connections"
+    )

@@ -33,7 +33,12 @@ def show_rule(S: Tensor, T: Tensor, channel: int, *, top_k: int = 3, score: Scor
         channel: whose row is shown against τ.
         top_k: k of the rule.
         score: what the rule compares, S itself or its row softmax.
+
+    Raises:
+        ValueError: for a channel that S has not.
     """
+    if not 0 <= channel < len(S):
+        raise ValueError(f"channel={channel} must be from 0 to {len(S) - 1}, the rows of S")
     scores = S if score == "logit" else S.softmax(dim=1)
     A, B = membership(S), membership(T)
     copied = duplicates(scores, A, top_k)

@@ -1,6 +1,6 @@
-"""The experiment `power`, judged: the contrasts that were written down before its runs, and which arm to use.
+"""The experiments `premise` and `power`, judged by what was written down before their runs; and which arm to use.
 
-Source: the protocol, data/results/README.md, section "Power".
+Source: the protocol, data/results/README.md, sections "Power" and "Premise".
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from flgc_lib.experiment.analysis import Records
+from flgc_lib.experiment.analysis import Records, origin_of_copies
 from flgc_lib.experiment.assignments import CORRECT
-from flgc_lib.experiment.grids import power_arms
+from flgc_lib.experiment.grids import PREMISE_SEEDS, WAYS, power_arms, premise_arms
 from flgc_lib.experiment.records import read_groups
+from flgc_lib.experiment.settings import Settings
 from flgc_lib.experiment.statistics import LEVEL, holm, image_noise, interval, p_value
 
 Contrast = tuple[str, str]
@@ -42,7 +43,7 @@ def differences(records: Records, contrasts: Sequence[Contrast] = SECONDARY) -> 
     rows = []
     for groups in JUDGED:
         for arm, baseline in contrasts:
-            pairs = _pairs(records, arm, baseline, groups)
+            pairs = _pairs(_runs(records, arm, groups), _runs(records, baseline, groups))
             if pairs.empty:
                 continue
             points = 100 * (pairs["test_accuracy_x"] - pairs["test_accuracy_y"]).to_numpy(dtype=float)
@@ -63,6 +64,42 @@ def differences(records: Records, contrasts: Sequence[Contrast] = SECONDARY) -> 
                 }
             )
     return pd.DataFrame(rows).assign(p=holm([row["p"] for row in rows])) if rows else pd.DataFrame()
+
+
+def ways(records: Records) -> pd.DataFrame:
+    """The ways of `premise` beside their controls, a row for each way that has a pair of runs, the best first.
+
+    Returns:
+        Columns arm, baseline, seeds; accuracy and mega_macs of the way; difference to the control (points, mean), low
+        and high (t interval); correlation of S at the end with its start (median over layers and runs), copies (mean
+        over runs, of each stage's first block), and new, the share of them in % that the random start does not make.
+    """
+    origin = origin_of_copies(records)
+    rows = []
+    for arm, baseline in WAYS:
+        runs = [_recorded(records, [premise_arms(s)[name] for s in PREMISE_SEEDS]) for name in (arm, baseline)]
+        pairs = _pairs(*runs)
+        if pairs.empty:
+            continue
+        points = 100 * (pairs["test_accuracy_x"] - pairs["test_accuracy_y"]).to_numpy(dtype=float)
+        low, high = interval(points)
+        copies = origin[origin["run"].isin(pairs["run_x"])]
+        rows.append(
+            {
+                "arm": arm,
+                "baseline": baseline,
+                "seeds": len(points),
+                "accuracy": 100 * pairs["test_accuracy_x"].mean(),
+                "mega_macs": pairs["macs_x"].mean() / 1e6,
+                "difference": points.mean(),
+                "low": low,
+                "high": high,
+                "correlation": copies["correlation"].median(),
+                "copies": copies.groupby("run")["copies"].sum().mean(),
+                "new": 100 * (1 - copies["at_start"].sum() / copies["copies"].sum()),
+            }
+        )
+    return pd.DataFrame(rows).sort_values("difference", ascending=False, ignore_index=True) if rows else pd.DataFrame()
 
 
 def costs(records: Records) -> pd.DataFrame:
@@ -87,14 +124,18 @@ def verdict(row: Mapping[Any, Any]) -> str:
 
 
 def _runs(records: Records, arm: str, groups: int) -> pd.DataFrame:
-    """The recorded runs of an arm, by seed; on whichever data set the experiment was run."""
+    """The recorded runs of an arm of `power`, by seed."""
+    return _recorded(records, [power_arms(groups, seed)[arm] for seed in range(SEEDS)])
+
+
+def _recorded(records: Records, planned: Sequence[Settings]) -> pd.DataFrame:
+    """Those of the planned runs that are recorded, on whichever data set the experiment was run."""
     data = records.runs["data"].iloc[0]
-    ids = [replace(power_arms(groups, seed)[arm], data=data).id for seed in range(SEEDS)]
-    return records.runs[records.runs["run"].isin(ids)]
+    return records.runs[records.runs["run"].isin([replace(settings, data=data).id for settings in planned])]
 
 
-def _pairs(records: Records, arm: str, baseline: str, groups: int) -> pd.DataFrame:
-    ours, theirs = (_runs(records, one, groups) for one in (arm, baseline))
+def _pairs(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
+    """Runs of two arms that have the seed and the kind of processor in common."""
     return ours.merge(theirs, on=["seed", "processor"], validate="one_to_one").sort_values("seed")
 
 

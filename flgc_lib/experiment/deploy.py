@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 from flgc_lib.data import Batches, Dataset, load
+from flgc_lib.experiment import measurements
 from flgc_lib.experiment.checkpoint import check_images, trained_network
 from flgc_lib.experiment.records import code_version, processor_name
-from flgc_lib.files import ROOT, write_whole
+from flgc_lib.files import ROOT
 from flgc_lib.frozen import engines, freeze
 
 CALIBRATION_IMAGES = 512
 TEST_BATCH = 100
-_KEY = ["run", "engine", "precision", "processor"]
+TABLE = "engines.csv"
 
 
 def export_checkpoint(
@@ -68,31 +69,23 @@ def export_checkpoint(
     run = engines.load(output, torch.Size((TEST_BATCH, 3, size, size)))
     before, after = _accuracy(frozen, data), _accuracy(run, data)
     if results is not None:
-        _record(
-            results,
-            {
-                "run": saved.settings.id,
-                "method": saved.settings.method,
-                "groups": saved.settings.groups,
-                "epochs": saved.settings.epochs,
-                "engine": engine,
-                "precision": precision,
-                "data": data.name,
-                "calibration_images": CALIBRATION_IMAGES,
-                "gather_cost": cost,
-                "accuracy_frozen": before,
-                "accuracy": after,
-                "processor": processor_name(torch.device("cpu")),
-                "code": code_version(),
-            },
-        )
+        row = {
+            "run": saved.settings.id,
+            "method": saved.settings.method,
+            "groups": saved.settings.groups,
+            "epochs": saved.settings.epochs,
+            "engine": engine,
+            "precision": precision,
+            "data": data.name,
+            "calibration_images": CALIBRATION_IMAGES,
+            "gather_cost": cost,
+            "accuracy_frozen": before,
+            "accuracy": after,
+            "processor": processor_name(torch.device("cpu")),
+            "code": code_version(),
+        }
+        measurements.add(pd.DataFrame([row]), results / TABLE, ["run", "engine", "precision", "processor"])
     return f"{found}; accuracy {after:.2%}, of the frozen network {before:.2%}"
-
-
-def read_tested(results: Path) -> pd.DataFrame:
-    """The rows of `engines.csv` in the folder of the records; none if there is no such file."""
-    path = results / "engines.csv"
-    return pd.read_csv(path, keep_default_na=False) if path.exists() else pd.DataFrame()
 
 
 @torch.no_grad()
@@ -103,16 +96,3 @@ def _accuracy(run: Callable[[Tensor], Tensor], data: Dataset) -> float:
         whole = torch.cat([images, images.new_zeros(TEST_BATCH - len(images), *images.shape[1:])])
         right += int((run(whole)[: len(images)].argmax(dim=1) == labels).sum())
     return right / len(data.test_labels)
-
-
-def _record(results: Path, row: dict[str, object]) -> None:
-    """Adds a row to `engines.csv`; what was tested before, on the same kind of processor, is replaced."""
-    old, new = read_tested(results), pd.DataFrame([row])
-    if not old.empty:
-        same = pd.MultiIndex.from_frame(old[_KEY]).isin(pd.MultiIndex.from_frame(new[_KEY]))
-        new = pd.concat([old[~same], new])
-    results.mkdir(parents=True, exist_ok=True)
-    write_whole(
-        results / "engines.csv",
-        lambda part: new.sort_values(_KEY).to_csv(part, index=False, encoding="utf-8"),
-    )

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure as Canvas
 
 from flgc_lib.bench import report
 from flgc_lib.bench.candidates import BASELINE, ENGINES
+from flgc_lib.experiment import measurements
 from flgc_lib.figures.styles import LINES, MARKERS, STYLES
 
 _COLUMNS = ["stem", "batch", "threads", "candidate", "groups", "mmacs", "milliseconds", "times_faster"]
@@ -62,7 +63,7 @@ def draw_engine_speed(numbers: pd.DataFrame, canvas: Canvas) -> None:
 
 
 def _all(results: Path) -> pd.DataFrame:
-    return report.read(results).filter(_COLUMNS)
+    return measurements.read(results / report.TABLE).filter(_COLUMNS)
 
 
 def _in_other_engines(rows: pd.DataFrame) -> pd.Series:

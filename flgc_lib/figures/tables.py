@@ -9,10 +9,11 @@ import pandas as pd
 
 from flgc_lib.bench import report
 from flgc_lib.bench.candidates import BASELINE
-from flgc_lib.experiment import arms, deploy
+from flgc_lib.experiment import ablation, arms, deploy, measurements
 from flgc_lib.experiment.analysis import Records, accuracy_by, arm_columns, of_grid
 from flgc_lib.experiment.contrasts import answer
-from flgc_lib.experiment.grids import Grid
+from flgc_lib.experiment.grids import PREMISE_SEEDS, WAYS, Grid
+from flgc_lib.experiment.statistics import interval
 from flgc_lib.figures import result
 from flgc_lib.grouping import check_choice
 
@@ -24,8 +25,8 @@ def filled(document: Path, results: Path) -> str:
 
     A table stands between the lines `<!-- table: GRID -->` and `<!-- /table -->`, the answer to the paper's question
     between `<!-- answer: GRID -->` and `<!-- /answer -->`, and so on for all of `KINDS`. Tables that are of no grid:
-    `bench`, all of the benchmark; `choice`, its fastest; `engines`, accuracy in other engines. One without records
-    stays as it is.
+    `bench`, all of the benchmark; `choice`, its fastest; `engines`, accuracy in other engines; `ablation`. One without
+    records stays as it is.
 
     Args:
         document: Markdown.
@@ -50,7 +51,33 @@ def _of_grid(kind: str, grid: str, results: Path) -> str:
     records = of_grid(cast(Grid, grid), results)
     if records.runs.empty and kind != "progress":
         return ""
-    return _power(records) if (kind, grid) == ("answer", "power") else KINDS[kind](records)
+    judged = {("answer", "premise"): _premise, ("answer", "power"): _power}
+    return judged.get((kind, grid), KINDS[kind])(records)
+
+
+def _premise(records: Records) -> str:
+    """The ways to copy what has become important beside their controls, and which of them goes into `power`."""
+    found = arms.ways(records)
+    rows = [
+        {
+            "way": f"{row['arm']} − {row['baseline']}",
+            "points": f"{row['difference']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]",
+            "seeds": row["seeds"],
+            "accuracy (%)": f"{row['accuracy']:.2f}",
+            "MACs (M)": f"{row['mega_macs']:.2f}",
+            "S with its start": f"{row['correlation']:.3f}",
+            "copies": f"{row['copies']:.0f}",
+            "not in the random start (%)": f"{row['new']:.0f}",
+        }
+        for row in found.to_dict("records")
+    ]
+    done = f"{len(records.runs)} of {records.planned} runs are recorded."
+    if len(found) < len(WAYS) or (found["seeds"] < len(PREMISE_SEEDS)).any():
+        verdict = "Which way goes into `power` is open until every way and its control have all seeds."
+    else:
+        best = found["arm"].iloc[0]
+        verdict = f"The largest mean difference to its control is that of `{best}`: the two go into `power`."
+    return "\n\n".join([done, *([_markdown(rows)] if rows else []), verdict])
 
 
 def _power(records: Records) -> str:
@@ -103,7 +130,7 @@ def _accuracy(records: Records) -> str:
 
 def _of_bench(results: Path) -> str:
     """For every processor, stem, batch and number of threads, times and ratios by candidate and groups."""
-    frame = report.read(results)
+    frame = measurements.read(results / report.TABLE)
     if frame.empty:
         return ""
     by = ["processor", "stem", "size", "batch", "threads"]
@@ -134,7 +161,7 @@ def _speed(rows: pd.DataFrame) -> str:
 
 def _choice(results: Path) -> str:
     """What is fastest, and how many times faster than dense eager, by kind of groups and precision."""
-    frame = report.read(results)
+    frame = measurements.read(results / report.TABLE)
     if frame.empty:
         return ""
     frame = frame.assign(
@@ -142,15 +169,15 @@ def _choice(results: Path) -> str:
         precision=frame["candidate"].str.extract(r"(bf16|int8)$", expand=False).fillna("fp32"),
     )
     table = []
-    for case, rows in frame.groupby(["stem", "batch", "threads", "groups"], sort=True):
-        stem, batch, threads, groups = cast(tuple[str, int, int, int], case)
+    for case, rows in frame.groupby(["processor", "stem", "batch", "threads", "groups"], sort=True):
+        processor, stem, batch, threads, groups = cast(tuple[str, str, int, int, int], case)
         if not rows["kind"].eq("equal").any():
             continue
         for precision in ("fp32", "bf16", "int8"):
             of_precision = rows[rows["precision"] == precision]
             cells = {head: _fastest(of_precision[of_precision["kind"] == kind]) for kind, head in _KINDS.items()}
             network = f"`{stem}`, {report.load(batch, threads)}"
-            table.append({"network": network, "G": groups, "precision": precision, **cells})
+            table.append({"processor": processor, "network": network, "G": groups, "precision": precision, **cells})
     return _markdown(table) if table else ""
 
 
@@ -164,7 +191,7 @@ def _fastest(rows: pd.DataFrame) -> str:
 def _of_engines(results: Path) -> str:
     """Accuracy of trained networks in other engines, and what it lost there."""
     rows = []
-    for row in deploy.read_tested(results).to_dict("records"):
+    for row in measurements.read(results / deploy.TABLE).to_dict("records"):
         rows.append(
             {
                 "run": f"`{row['run']}`",
@@ -179,8 +206,38 @@ def _of_engines(results: Path) -> str:
     return _markdown(rows) if rows else ""
 
 
+def _of_ablation(results: Path) -> str:
+    """What the copies of trained networks are worth, a row a method and number of groups."""
+    frame = measurements.read(results / ablation.TABLE)
+    if frame.empty:
+        return ""
+    rows = []
+    for case, runs in frame.groupby(["method", "groups"], sort=True):
+        method, groups = cast(tuple[str, int], case)
+        lost = [100 * (runs["accuracy"] - runs[f"without_{what}"]).to_numpy(float) for what in ("copies", "random")]
+        low, high = interval(lost[0] - lost[1])
+        rows.append(
+            {
+                "method": f"`{method}`",
+                "G": groups,
+                "networks": len(runs),
+                "copies": f"{runs['copies'].mean():.0f}",
+                "accuracy (%)": f"{100 * runs['accuracy'].mean():.2f}",
+                "lost without copies (points)": f"{lost[0].mean():.2f}",
+                "without as many others": f"{lost[1].mean():.2f}",
+                "difference": f"{(lost[0] - lost[1]).mean():+.2f} [{low:+.2f}, {high:+.2f}]",
+            }
+        )
+    return _markdown(rows)
+
+
 _KINDS = {"grouped": "fixed equal groups", "equal": "learned, equal", "flgc": "learned, unequal"}
-_WITHOUT_GRID: dict[str, Callable[[Path], str]] = {"bench": _of_bench, "choice": _choice, "engines": _of_engines}
+_WITHOUT_GRID: dict[str, Callable[[Path], str]] = {
+    "bench": _of_bench,
+    "choice": _choice,
+    "engines": _of_engines,
+    "ablation": _of_ablation,
+}
 
 
 def _markdown(rows: Sequence[Mapping[str, object]]) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from flgc_lib.frozen.autotune import Timing, in_parts, table
@@ -107,9 +108,18 @@ class FrozenNetwork(nn.Module):
                     f"the frozen network cannot take this: {complaint or 'give its inputs by position'}. "
                     "Freeze the trained network again, with an example of what is to come: freeze(model, example)"
                 )
+            if torch.compiler.is_dynamo_compiling():
+                return self._as_it_is(*inputs)
+        return self._compute(*inputs, **options)
+
+    def _compute(self, *inputs: Any, **options: Any) -> Any:
         if self.images_at_once is not None:
             return in_parts(self.network, inputs, self.images_at_once)
         return self.network(*inputs, **options)
+
+    _as_it_is = torch.compiler.disable(
+        _compute, reason="its layers are machine code, which torch.compile would replace"
+    )
 
     def train(self, mode: bool = True) -> "FrozenNetwork":
         """Does nothing: a frozen network has no other mode than eval."""

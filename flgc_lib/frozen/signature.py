@@ -8,7 +8,7 @@ import ast
 import operator
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -34,6 +34,8 @@ _SIZE = re.compile(r"input(\d+)_(\d+)")
 
 Dim = int | None
 """A size, or None for a free one."""
+_OfSizes = Callable[[Sequence[Sequence[int]]], int]
+"""A number, or whether something holds, given the sizes of the inputs."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,15 @@ class Signature:
     """Of each input; None where any size is taken that the guards allow."""
     guards: tuple[str, ...] = ()
     """Conditions such as "input0_2 % 32 == 0", for dimension 2 of input 0."""
+    _conditions: tuple[_OfSizes, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for guard in self.guards:
-            _parse(guard, self.sizes)
+        """Makes functions of the guards, so that a call need not read them."""
+        object.__setattr__(self, "_conditions", tuple(_function(_parse(g, self.sizes)) for g in self.guards))
+
+    def __reduce__(self) -> tuple[type["Signature"], tuple[object, ...]]:
+        """Functions cannot be pickled; they are made again."""
+        return Signature, (self.dtypes, self.sizes, self.guards)
 
     def complaint(self, inputs: Sequence[object]) -> str | None:
         """What is wrong with these inputs, as the end of a sentence; None if nothing is."""
@@ -66,9 +73,10 @@ class Signature:
                 return f"input {position} is {_name(x.dtype)}, it was frozen for {_name(dtype)}"
             if len(size) != x.ndim or any(n is not None and n != m for n, m in zip(size, x.shape, strict=True)):
                 return f"input {position} has the size {tuple(x.shape)}, it was frozen for {describe_size(size)}"
-        for guard in self.guards:
-            if not holds(guard, inputs):
-                return f"sizes {', '.join(str(tuple(x.shape)) for x in inputs)} are not such that {guard}"  # type: ignore[attr-defined]
+        given = [tuple(x.shape) for x in inputs]  # type: ignore[attr-defined]
+        for guard, condition in zip(self.guards, self._conditions, strict=True):
+            if not _holds(condition, given):
+                return f"sizes {', '.join(map(str, given))} are not such that {guard}"
         return None
 
     def with_fixed_maps(self, example: Sequence[Tensor]) -> "Signature":
@@ -82,11 +90,15 @@ def describe_size(size: Sequence[Dim]) -> str:
     return "(" + ", ".join("any" if n is None else str(n) for n in size) + ("," if len(size) == 1 else "") + ")"
 
 
-def holds(guard: str, inputs: Sequence[object]) -> bool:
+def holds(guard: str, inputs: Sequence[Tensor]) -> bool:
     """Whether the sizes of `inputs` meet a condition of a signature."""
-    sizes = [tuple(x.shape) for x in inputs]  # type: ignore[attr-defined]
+    sizes = [tuple(x.shape) for x in inputs]
+    return _holds(_function(_parse(guard, sizes)), sizes)
+
+
+def _holds(condition: _OfSizes, sizes: Sequence[Sequence[int]]) -> bool:
     try:
-        return bool(_value(_parse(guard, sizes), sizes))
+        return bool(condition(sizes))
     except ZeroDivisionError:
         return False
 
@@ -119,22 +131,26 @@ def _parse(guard: str, sizes: Sequence[Sequence[Dim]]) -> ast.expr:
     return tree
 
 
-def _value(node: ast.expr, sizes: Sequence[Sequence[int]]) -> int:
+def _function(node: ast.expr) -> _OfSizes:
+    """What the syntax tree of a guard, which `_parse` has looked at, computes."""
     if isinstance(node, ast.Constant):
-        return int(node.value)  # type: ignore[arg-type]
+        number = int(node.value)  # type: ignore[arg-type]
+        return lambda sizes: number
     if isinstance(node, ast.Name):
         position, dimension = map(int, _SIZE.fullmatch(node.id).groups())  # type: ignore[union-attr]
-        return int(sizes[position][dimension])
+        return lambda sizes: sizes[position][dimension]
     if isinstance(node, ast.BinOp):
-        return _ARITHMETIC[type(node.op)](_value(node.left, sizes), _value(node.right, sizes))
+        arithmetic, left, right = _ARITHMETIC[type(node.op)], _function(node.left), _function(node.right)
+        return lambda sizes: arithmetic(left(sizes), right(sizes))
     if isinstance(node, ast.Compare):
-        return _COMPARISONS[type(node.ops[0])](_value(node.left, sizes), _value(node.comparators[0], sizes))
+        compare, left, right = _COMPARISONS[type(node.ops[0])], _function(node.left), _function(node.comparators[0])
+        return lambda sizes: compare(left(sizes), right(sizes))
     if isinstance(node, ast.BoolOp):
-        values = [_value(part, sizes) for part in node.values]
-        return all(values) if isinstance(node.op, ast.And) else any(values)
+        combine, parts = all if isinstance(node.op, ast.And) else any, [_function(part) for part in node.values]
+        return lambda sizes: combine([part(sizes) for part in parts])
     assert isinstance(node, ast.UnaryOp)
-    value = _value(node.operand, sizes)
-    return not value if isinstance(node.op, ast.Not) else -value
+    operand, negate = _function(node.operand), not isinstance(node.op, ast.Not)
+    return lambda sizes: -operand(sizes) if negate else not operand(sizes)
 
 
 def _name(dtype: torch.dtype) -> str:

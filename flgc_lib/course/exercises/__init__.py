@@ -2,7 +2,7 @@
 
 import importlib
 
-from flgc_lib.course.exercises.answers import NotYet
+from flgc_lib.course.exercises.values import NotYet
 
 CHAPTERS = tuple("012345678")
 """Notebooks with exercises."""

@@ -1,30 +1,29 @@
-"""What every check does with a student's answer: calls it, reads its value in any form, and says what differs.
+"""What every check does with a student's answer: calls it, compares its value, and says what differs.
 
-A right value counts in whatever form it comes: list, NumPy array, tensor of any type, Python number. A sentence says
-what was called with what, what came out and what should have; it never claims more than that was seen.
+A sentence says what was called with what, what came out and what should have; it never claims more than that was seen.
 """
 
 import copy
-import math
-import numbers
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-MOST_SHOWN, LONGEST = 24, 220
-"""Numbers and letters of a value that a sentence shows; of a larger one it gives the shape."""
+from flgc_lib.course.exercises.values import MOST_SHOWN, NotYet, agree, filled, first_apart, read, show, size
+
 REMEDIES = {
     "name '": " Run the cells above that define it.",
-    "a leaf Variable that requires grad": " Change parameters inside `with torch.no_grad():`, or with nn.init.",
+    "a leaf Variable that requires grad": " Make a new value; or, if it is a module's parameter, change it inside "
+    "`with torch.no_grad():` or with nn.init.",
 }
 """What to do about errors that are not about the exercise, by words of their message."""
 
-
-class NotYet(Exception):  # noqa: N818 - it is an answer to a student, not a fault
-    """An answer that is not right yet; the message teaches."""
+Case = tuple[Sequence[Any], object, str, Mapping[str, object]]
+"""Arguments of a call; what is wanted: number, nested list or tensor, None where nothing is right; an explanation of
+that; and sentences for what usual mistakes give there, the same mistakes in the same order in every case."""
 
 
 class Student:
@@ -55,10 +54,11 @@ class Student:
             nothing: whether None is a possible answer.
 
         Raises:
-            NotYet: if it stops, or returns what the stub does.
+            NotYet: if it stops, changes an argument that is no module, or returns what the stub does.
         """
-        itself = [isinstance(a, nn.Module) or (isinstance(a, Tensor) and a.requires_grad) for a in arguments]
-        given = [a if keep else copy.deepcopy(a) for a, keep in zip(arguments, itself, strict=True)]
+        before = [a if isinstance(a, nn.Module) else _copy(a) for a in arguments]
+        given = [a if _is_itself(a) else _copy(a) for a in arguments]
+        should = "" if wanted is ... else f" It should give {show(wanted)}."
         try:
             value = self.answer(*given)  # type: ignore[operator]
         except NotYet:
@@ -66,32 +66,54 @@ class Student:
         except Exception as error:
             reason = (str(error).splitlines() or ["no further message"])[0].rstrip(".")
             remedy = "".join(what for words, what in REMEDIES.items() if words in reason)
-            should = "" if wanted is ... else f" It should give {show(wanted)}."
             raise NotYet(
-                f"{self.called(*arguments)} stops with {type(error).__name__}: {reason}.{remedy}{should}"
+                f"{self.called(*before)} stops with {type(error).__name__}: {reason}.{remedy}{should}"
             ) from error
+        self._leaves_alone(given, before)
+        if value is None and should and not nothing:
+            raise NotYet(f"{self.called(*before)} returns nothing.{should}")
         return value if nothing and value is None else filled(value, self.hint)
 
-    def gives(
-        self,
-        arguments: Sequence[Any],
-        wanted: object,
-        why: str,
-        mistakes: Mapping[str, object] | None = None,
-        *,
-        nothing: bool = False,
-    ) -> None:
-        """Refuses, with a sentence, unless the function gives what is wanted.
+    def _leaves_alone(self, given: Sequence[Any], before: Sequence[Any]) -> None:
+        """Refuses if an argument is no longer what it was."""
+        for place, (now, then) in enumerate(zip(given, before, strict=True)):
+            if not isinstance(now, (Tensor, np.ndarray, list, dict)) or _same(now, then):
+                continue
+            name = _parameter(self.answer, place)
+            how = "clone" if isinstance(now, Tensor) else "copy"
+            raise NotYet(
+                f"{self.called(*before)} overwrites {name}, which whoever calls it goes on using: compute a new value, "
+                f"or work on a copy, `{name}.{how}()`."
+            )
+
+    def solves(self, cases: Iterable[Case], *, nothing: bool = False) -> None:
+        """Refuses, with a sentence about the first case that fails, unless the function gives what is wanted in all.
+
+        A usual mistake is named only if it explains every case that fails; a single one may be like it by chance.
 
         Args:
-            arguments: of the call.
-            wanted: number, nested list or tensor; None where nothing is the right answer.
-            why: explains what is wanted.
-            mistakes: sentences for values that a usual mistake gives, sentence to value.
-            nothing: whether the function may answer None.
+            cases: see `Case`.
+            nothing: whether the function may answer None also where it is wrong.
         """
-        value = self(*arguments, wanted=wanted, nothing=nothing or wanted is None)
-        expect(self.called(*arguments), value, wanted, why, mistakes)
+        first: tuple[str, object, Case] | None = None
+        explain: set[int] = set()
+        for case in cases:
+            arguments, wanted, _, mistakes = case
+            called = self.called(*arguments)
+            try:
+                value = self(*arguments, wanted=wanted, nothing=nothing or wanted is None)
+                given = None if value is None else read(value, called)
+            except NotYet:
+                if first is None:
+                    raise
+                continue
+            if not _matches(given, wanted):
+                fitting = {place for place, wrong in enumerate(mistakes.values()) if _matches(given, wrong)}
+                first, explain = (first, explain & fitting) if first else ((called, value, case), fitting)
+        if first is not None:
+            called, value, (_, wanted, why, mistakes) = first
+            named = {sentence: wrong for place, (sentence, wrong) in enumerate(mistakes.items()) if place in explain}
+            expect(called, value, wanted, why, named)
 
 
 def expect(called: str, value: object, wanted: object, why: str, mistakes: Mapping[str, object] | None = None) -> None:
@@ -106,125 +128,41 @@ def expect(called: str, value: object, wanted: object, why: str, mistakes: Mappi
         raise NotYet(f"{called} gives {show(value)}, but should give {show(wanted)}: {why}")
     target = read(wanted, called)
     if given.shape != target.shape and (target.ndim or given.numel() != 1):
-        raise NotYet(f"{called} gives {_size(given.shape)}, but should give {_size(target.shape)}: {why}")
+        raise NotYet(f"{called} gives {size(given.shape)}, but should give {size(target.shape)}: {why}")
     if show(value) == show(wanted) or given.numel() > MOST_SHOWN:
-        apart = float((given.double() - target.double()).abs().max())
-        raise NotYet(f"{called} has the right shape, but values differ by up to {apart:.2g}: {why}")
+        raise NotYet(f"{called} has the right shape, but {first_apart(given.reshape(target.shape), target)}: {why}")
     raise NotYet(f"{called} gives {show(value)}, but should give {show(wanted)}: {why}")
-
-
-def filled(answer: Any, hint: str) -> Any:  # noqa: ANN401
-    """The answer; or `hint` to the student if it, or a part of it, is what the stub left: `...` or nothing."""
-    parts = answer if isinstance(answer, (tuple, list)) else (answer,)
-    if answer is None or any(part is ... for part in parts):
-        raise NotYet(hint)
-    return answer
-
-
-def read(value: object, what: str) -> Tensor:
-    """Numbers in any form as a tensor, without gradient: float as it is, everything else as float64.
-
-    Raises:
-        NotYet: if there is something else than numbers in it, or rows are not equally long.
-    """
-    if isinstance(value, Tensor):
-        found = value.detach().cpu()
-        found = found if found.layout == torch.strided else found.to_dense()
-        if not found.is_complex():
-            return found if found.is_floating_point() else found.double()
-    elif isinstance(value, (numbers.Real, np.bool_)):
-        return torch.tensor(float(value), dtype=torch.float64)
-    elif hasattr(value, "__array__") and np.asarray(value).dtype.kind in "biuf":
-        array = np.asarray(value)
-        return torch.from_numpy(array.astype(array.dtype if array.dtype.kind == "f" else np.float64))
-    elif isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping, set, frozenset, nn.Module)):
-        parts = [read(part, what) for part in value]
-        shapes = {tuple(part.shape) for part in parts}
-        if len(shapes) > 1:
-            raise NotYet(f"{what}: its rows are not equally long, {' and '.join(map(str, sorted(shapes)))}.")
-        return torch.stack([part.double() for part in parts]) if parts else torch.zeros(0, dtype=torch.float64)
-    if value is ...:
-        raise NotYet(f"{what}: there is still a `...` in it.")
-    raise NotYet(f"{what}: {show(value)} is there, where numbers are wanted.")
-
-
-def number(value: object, what: str) -> float:
-    """One number in any form.
-
-    Raises:
-        NotYet: if it is none, or several.
-    """
-    found = read(value, what)
-    if found.numel() != 1:
-        raise NotYet(f"{what} should give one number, and not {_size(found.shape)}.")
-    return float(found)
-
-
-def whole(value: object, what: str) -> Tensor:
-    """Whole numbers in any form, int64.
-
-    Raises:
-        NotYet: if one has a fraction, or is infinite or no number.
-    """
-    found = read(value, what)
-    if not bool(found.isfinite().all()) or not torch.equal(found, found.round()):
-        raise NotYet(f"{what} gives {show(value)}, where whole numbers are wanted.")
-    return found.long()
-
-
-def agree(given: Tensor, wanted: object) -> bool:
-    """Whether two values are equal, up to the rounding of the given one's type; a single number may have axes."""
-    target = read(wanted, "")
-    given = given.reshape(()) if target.ndim == 0 and given.numel() == 1 else given
-    if given.shape != target.shape:
-        return False
-    epsilon = torch.finfo(given.dtype).eps
-    if torch.equal(target, target.round()):  # counts and memberships are right or wrong
-        relative, absolute = max(1e-12, 4 * epsilon), max(1e-9, 4 * epsilon)
-    else:
-        relative = max(1e-4, 80 * epsilon)
-        absolute = relative / 10 * max(1.0, float(target[target.isfinite()].abs().max()))
-    return torch.allclose(given.double(), target.double(), rtol=relative, atol=absolute)
-
-
-def show(value: object) -> str:
-    """A value as it stands in a sentence, or what it is if it is long."""
-    if isinstance(value, (Tensor, np.ndarray)):
-        kind = "a tensor" if isinstance(value, Tensor) else "an array"
-        listed = (value + 0 if str(value.dtype).endswith("bool") else value).tolist()  # 0 and 1 take less room
-        few = math.prod(value.shape) <= MOST_SHOWN and len(_text(listed)) <= LONGEST
-        return _text(listed) if few else f"{kind} of shape {tuple(value.shape)}"
-    text = _text(value)
-    long = isinstance(value, Sized) and len(text) > LONGEST
-    return f"a {type(value).__name__} of {len(value)}" if long else text  # type: ignore[arg-type]
-
-
-def _text(value: object) -> str:
-    if isinstance(value, (Tensor, np.ndarray)):
-        return show(value)
-    if isinstance(value, (float, np.floating)):
-        return f"{value:.5g}"
-    if value is ... or value is None or isinstance(value, (str, numbers.Number, np.bool_)):
-        return "`...`" if value is ... else repr(value.item() if isinstance(value, np.generic) else value)
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_text(k)}: {_text(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, (list, tuple, set, frozenset)):
-        frame = "[{}]" if isinstance(value, list) else "({})" if isinstance(value, tuple) else "{{{}}}"
-        return frame.format(", ".join(map(_text, value)))
-    if isinstance(value, type) or callable(value):
-        kind = "module" if isinstance(value, nn.Module) else "class" if isinstance(value, type) else "function"
-        return f"the {kind} {getattr(value, '__name__', type(value).__name__)}"
-    return f"a value of type {type(value).__name__}"
-
-
-def _size(shape: Sequence[int]) -> str:
-    if len(shape) == 0:
-        return "one number"
-    return f"{shape[0]} numbers in a row" if len(shape) == 1 else f"numbers of shape {tuple(shape)}"
 
 
 def _matches(given: Tensor | None, wanted: object) -> bool:
     return wanted is None if given is None else wanted is not None and agree(given, wanted)
+
+
+def _is_itself(argument: object) -> bool:
+    """Whether a function is given the argument itself: a module, which it may change, or a tensor with a gradient."""
+    return isinstance(argument, nn.Module) or (isinstance(argument, Tensor) and argument.requires_grad)
+
+
+def _copy(argument: Any) -> Any:  # noqa: ANN401
+    return argument.detach().clone() if isinstance(argument, Tensor) else copy.deepcopy(argument)
+
+
+def _same(now: object, then: object) -> bool:
+    try:
+        torch.testing.assert_close(now, then, rtol=0, atol=0, equal_nan=True)
+    except Exception:  # also what can't be compared: it was put there
+        return False
+    return True
+
+
+def _parameter(function: Any, place: int) -> str:  # noqa: ANN401
+    """What a function calls the argument at some place."""
+    function = function.forward if isinstance(function, nn.Module) else function
+    try:
+        names = [p.name for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_POSITIONAL]
+    except (TypeError, ValueError):  # some functions of C have no signature
+        names = []
+    return names[place] if place < len(names) else f"its argument {place + 1}"
 
 
 def logits(rows: int, groups: int, generator: torch.Generator) -> Tensor:

@@ -3,23 +3,13 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from flgc_lib.course.exercises.answers import (
-    NotYet,
-    Student,
-    agree,
-    draw,
-    expect,
-    gradients,
-    gradients_of,
-    logits,
-    pulled_back,
-    show,
-)
+from flgc_lib.course.exercises.answers import Case, Student, draw, expect, gradients, gradients_of, logits
+from flgc_lib.course.exercises.own_layer import same_layers
+from flgc_lib.course.exercises.values import NotYet, agree, first_apart, show
 from flgc_lib.grouping import connection_mask, duplicates, membership, straight_through, thresholds
-from flgc_lib.layers import FLGConv2d
 
 
 def step_3_1(answer: object) -> str:
@@ -27,13 +17,17 @@ def step_3_1(answer: object) -> str:
     hint = "`binarise` returns nothing yet: it takes S, shape (rows, groups), and returns a one-hot matrix like it."
     student, generator = Student(answer, "binarise", hint), torch.Generator().manual_seed(0)
     tie = torch.tensor([[1.0, 1.0], [0.2, 0.9]])
-    for S in (tie, *(logits(draw(3, 9, generator), G, generator) for G in (1, 2, 5))):
+    rows = [tie, *(logits(draw(3, 9, generator), G, generator) for G in (1, 2, 5))]
+    asked: list[Case] = []
+    for S in rows:
         mistakes = {
             "that is the softmax; forward the choice must be hard, exactly 0 and 1.": S.softmax(dim=1),
             "that is a channel for each group; every row (channel) chooses a group: dim=1.": membership(S.T).T,
             "two equal logits: the channel belongs to one group only, the lowest.": S == S.amax(dim=1, keepdim=True),
         }
-        student.gives((S,), membership(S), "a row has a 1 where its logit is largest.", mistakes)
+        asked.append(((S,), membership(S), "a row has a 1 where its logit is largest.", mistakes))
+    student.solves(asked)
+    for S in rows:
         u = logits(len(S), S.shape[1], generator)
         p = S.softmax(dim=1)
         slips = {
@@ -46,7 +40,7 @@ def step_3_1(answer: object) -> str:
             "that is u itself, as if the soft part were the logits and not their softmax.": u,
         }
         given = gradients_of(student, {"S": S}, u)[0]
-        where = f"the gradient of S = {show(S)}, where ∂L/∂A = {show(u)},"
+        where = f"`binarise`, differentiated at S = {show(S)} with ∂L/∂A = {show(u)},"
         expect(where, given, p * (u - (p * u).sum(dim=1, keepdim=True)), "it is p (u - Σ p u) in each row.", slips)
     return "Hard forward, soft backward, for any number of groups: the straight-through estimator."
 
@@ -55,6 +49,7 @@ def step_3_2(answer: object) -> str:
     """M from S and T."""
     hint = "`mask` returns nothing yet: it takes S (C, G) and T (N, G), and returns M, shape (N, C)."
     student, generator = Student(answer, "mask", hint), torch.Generator().manual_seed(0)
+    asked: list[Case] = []
     for C, N, G in ((4, 3, 2), (6, 6, 3), (9, 5, 4)):
         S, T = (logits(rows, G, generator) for rows in (C, N))
         M = connection_mask(membership(S), membership(T))
@@ -63,8 +58,10 @@ def step_3_2(answer: object) -> str:
             "every entry is the wrong way round: 1 where filter and channel are in the same group.": 1 - M,
             "the choices must be hard before they are multiplied, exactly 0 and 1.": T.softmax(1) @ S.softmax(1).T,
         }
-        student.gives((S, T), M, "M = B Aᵀ is 1 where filter n and channel c chose the same group.", mistakes)
-        u = torch.randn(N, C, generator=generator)
+        asked.append(((S, T), M, "M = B Aᵀ is 1 where filter n and channel c chose the same group.", mistakes))
+    student.solves(asked)
+    for (S, T), *_ in asked:
+        u = torch.randn(len(T), len(S), generator=generator)
         _same_gradients(student, _mask, {"S": S, "T": T}, u, "M = B Aᵀ with the straight-through A and B")
     return "The library's M, and the gradient reaches both S and T."
 
@@ -73,25 +70,33 @@ def step_3_3(answer: object) -> str:
     """The convolution under the mask."""
     hint = "`masked_convolution` returns nothing yet: it takes x, W, S and T, and returns conv(x, W ⊙ M)."
     student, generator = Student(answer, "masked_convolution", hint), torch.Generator().manual_seed(0)
+    asked: list[Case] = []
     for C, N, G, k in ((4, 3, 2, 3), (6, 6, 3, 1), (9, 5, 4, 5)):
         x, W = torch.randn(2, C, 6, 5, generator=generator), torch.randn(N, C, k, k, generator=generator)
         S, T = (logits(rows, G, generator) for rows in (C, N))
+        if G > 2:  # filter 0 sees nothing, and nothing sees channel 0
+            S[:, -1], T[0, -1], T[1:, 0], S[0, 0] = -5, 5, -5, 5
         M = connection_mask(membership(S), membership(T))
+        dense = F.conv2d(x, W, padding=k // 2)
         mistakes = {
-            "that is the dense convolution: multiply W by M, spread over the kernel, M[:, :, None, None].": F.conv2d(
-                x, W, padding=k // 2
-            ),
+            "that is the dense convolution: multiply W by M, spread over the kernel, M[:, :, None, None].": dense,
             "the image has lost its border: padding = k // 2 keeps its size.": F.conv2d(x, W * M[:, :, None, None]),
+            "that switches whole filters off in the output; the mask is for each pair: multiply W by it.": dense
+            * M.amax(dim=1)[:, None, None],
+            "that switches whole channels off in x; the mask is for each pair: multiply W by it.": F.conv2d(
+                x * M.amax(dim=0)[:, None, None], W, padding=k // 2
+            ),
         }
         wanted = F.conv2d(x, W * M[:, :, None, None], padding=k // 2)
         why = f"C = {C}, N = {N}, G = {G}, a {k}×{k} kernel: conv(x, W ⊙ M) with padding {k // 2}, as FLGConv2d does."
-        student.gives((x, W, S, T), wanted, why, mistakes)
-        u = torch.randn(wanted.shape, generator=generator)
+        asked.append(((x, W, S, T), wanted, why, mistakes))
+    student.solves(asked)
+    for (x, W, S, T), *_ in asked:
         _same_gradients(
             Student(lambda w, s, t, x=x: student(x, w, s, t), "masked_convolution", hint),
-            lambda w, s, t, x=x, k=k: F.conv2d(x, w * _mask(s, t)[:, :, None, None], padding=k // 2),
+            lambda w, s, t, x=x: F.conv2d(x, w * _mask(s, t)[:, :, None, None], padding=w.shape[2] // 2),
             {"W": W, "S": S, "T": T},
-            u,
+            torch.randn(len(x), len(W), *x.shape[2:], generator=generator),
             "conv(x, W ⊙ M) with the straight-through M",
         )
     return "Values and gradients of W, S and T are those of FLGConv2d."
@@ -99,67 +104,10 @@ def step_3_3(answer: object) -> str:
 
 def step_3_4(answer: object) -> str:
     """The student's own layer."""
-    own_layer(answer, ())
-    return "Your layer and FLGConv2d give the same outputs and the same gradients, whatever W, S and T."
-
-
-def own_layer(answer: object, more: tuple[int, ...]) -> None:
-    """Refuses a class whose layers differ from FLGConv2d in a value or a gradient.
-
-    Args:
-        answer: class, called with (C, N, kernel_size, groups, *more).
-        more: for a layer that copies, k.
-    """
-    arguments = "(C, N, kernel_size, groups" + (", top_k)" if more else ")")
-    hint = f"your layer returns nothing yet: a class, made by `MyLayer{arguments}`, whose `forward` returns the output."
-    build, generator = Student(answer, getattr(answer, "__name__", "MyLayer"), hint), torch.Generator().manual_seed(0)
-    for C, N, k, G in ((12, 7, 3, 4), (9, 16, 1, 3), (16, 10, 3, 8)):
-        made = build.called(C, N, k, G, *more)
-        layer, twin = build(C, N, k, G, *more), build(C, N, k, G, *more)
-        library = FLGConv2d(C, N, k, groups=G, padding=k // 2, duplicate_top_k=more[0] if more else None)
-        mine, theirs = _parameters(layer, made, C, N, k, G), dict(library.named_parameters())
-        order = [tuple(parameter.shape) for parameter in layer.parameters()]
-        if order != [tuple(parameter.shape) for parameter in mine.values()]:
-            raise NotYet(f"{made} has parameters {order}; they must be W, S and T, in this order, and no others.")
-        for name, parameter in mine.items():
-            if torch.equal(parameter, dict(_parameters(twin, made, C, N, k, G))[name]):
-                raise NotYet(
-                    f"{made}: two new layers have the same {name}; draw it at random, else all groups start alike."
-                )
-            with torch.no_grad():
-                parameter.copy_(torch.randn(parameter.shape, generator=generator))
-                theirs[name].copy_(parameter)
-        x = torch.randn(2, C, 6, 5, generator=generator)
-        wanted = library(x)
-        student = Student(layer, f"{build.name}(…)", hint)
-        rule = f", duplicate_top_k={more[0]}" if more else ""
-        why = f"C = {C}, N = {N}, kernel {k}×{k}, G = {G}{rule}: FLGConv2d with the same W, S and T, padding k // 2."
-        student.gives((x,), wanted, why)
-        layer.eval()
-        student.gives((x,), library(x), f"in eval mode too, {why}")
-        layer.train()
-        u = torch.randn(wanted.shape, generator=generator)
-        found = pulled_back(student, student(x), mine, u)
-        for name, given, right in zip(mine, found, pulled_back(build, wanted, theirs, u), strict=True):
-            if not agree(given, right):
-                raise NotYet(f"{made}: the outputs are right, but the gradient of {name} is not that of FLGConv2d.")
-
-
-def _parameters(layer: object, made: str, C: int, N: int, k: int, G: int) -> dict[str, nn.Parameter]:
-    """W, S and T of a student's layer, known by their shapes; the names are FLGConv2d's."""
-    if not isinstance(layer, nn.Module):
-        raise NotYet(f"{made} is {show(layer)}; a layer must be an nn.Module: `class MyLayer(nn.Module)`.")
-    shapes = {"weight": (N, C, k, k), "input_logits": (C, G), "filter_logits": (N, G)}
-    found = {}
-    for name, shape in shapes.items():
-        fitting = [p for p in layer.parameters() if tuple(p.shape) == shape]
-        if len(fitting) != 1:
-            raise NotYet(
-                f"{made} has {len(fitting)} parameters of shape {shape}; it needs one, {name}: an attribute that is an "
-                "`nn.Parameter`, so that an optimiser finds it."
-            )
-        found[name] = fitting[0]
-    return found
+    same_layers(answer, ())
+    return (
+        "Your layer starts as FLGConv2d does, and gives the same outputs and the same gradients, whatever W, S and T."
+    )
 
 
 def _mask(S: Tensor, T: Tensor) -> Tensor:
@@ -173,8 +121,8 @@ def _same_gradients(
     for name, given, wanted in zip(inputs, mine, gradients(library, [*inputs.values()], upstream), strict=True):
         if not agree(given, wanted):
             raise NotYet(
-                f"`{student.name}`: the values are right, but the gradient of {name} is not that of {what}; for the "
-                f"first row it is {show(given.flatten(1)[0])}, not {show(wanted.flatten(1)[0])}."
+                f"`{student.name}`: the values are right, but the gradient of {name} is not that of {what}: "
+                f"{first_apart(given, wanted)}."
             )
 
 
@@ -183,6 +131,7 @@ def step_4_1(answer: object) -> str:
     hint = "`thresholds` returns nothing yet: it takes S (C, G), the members A (C, G) and k, and returns τ, shape (G,)."
     student, generator = Student(answer, "thresholds", hint), torch.Generator().manual_seed(0)
     worked = torch.tensor([[1.0, 0.5], [0.75, 0.25], [0.5, 0.0], [0.25, 1.0]])
+    asked: list[Case] = []
     for S, k in ((worked, 3), *_random_scores(generator, 12)):
         A = membership(S)
         best = S.masked_fill(~A, -torch.inf)
@@ -201,7 +150,8 @@ def step_4_1(answer: object) -> str:
             ),
         }
         why = f"it is the mean of each group's {k} best members, of all if there are fewer, +∞ if none."
-        student.gives((S, A, k), thresholds(S, A, k), why, mistakes)
+        asked.append(((S, A, k), thresholds(S, A, k), why, mistakes))
+    student.solves(asked)
     return "The mean of the k best members, of all if there are fewer, and +∞ for an empty group."
 
 
@@ -211,6 +161,7 @@ def step_4_2(answer: object) -> str:
     student, generator = Student(answer, "copies", hint), torch.Generator().manual_seed(0)
     equal = torch.tensor([[1.0, 0.5], [0.0, 0.5]])  # channel 0 scores in group 1 exactly what τ(1) is
     shown = [(torch.tensor([[1.0, 0.5], [0.75, 0.25], [0.5, 0.0], [0.25, 1.0]]), 3), (equal, 3)]
+    asked: list[Case] = []
     for S, k in (*shown, *_random_scores(generator, 12)):
         A = membership(S)
         for score, scores in (("logit", S), ("softmax", S.softmax(dim=1))):
@@ -219,19 +170,23 @@ def step_4_2(answer: object) -> str:
             mistakes = {
                 "those are the copies together with the members; a member is no copy.": wanted | A,
                 "a score equal to τ is not above it: the comparison is strict.": (scores >= tau) & ~A,
+                "that compares the softmax over the channels (dim=0); the groups of a row share: dim=1.": duplicates(
+                    S.softmax(dim=0), A, k
+                ),
                 f"those are the copies for the other score; score = {score!r} was asked for.": duplicates(other, A, k),
                 "those are the copies for k = 1.": duplicates(scores, A, 1),
             }
             what = "S itself" if score == "logit" else "the row softmax of S"
             why = f"a channel from outside is copied where {what} is above τ(g), the mean of the {k} best members."
-            student.gives((S, k, score), wanted, why, mistakes)
-    return "The library's copies for random S, every k and both scores."
+            asked.append(((S, k, score), wanted, why, mistakes))
+    student.solves(asked)
+    return "The library's copies, for both scores, groups with fewer members than k, and empty ones."
 
 
 def step_4_3(answer: object) -> str:
     """The student's own layer with the rule."""
     for k in (1, 3):
-        own_layer(answer, (k,))
+        same_layers(answer, (k,))
     return (
         "Your layer and FLGConv2d(duplicate_top_k=k) give the same outputs and gradients: you have built the proposal."
     )

@@ -10,7 +10,8 @@ from torch.overrides import TorchFunctionMode
 
 from flgc_lib import cost
 from flgc_lib.blocks import Bottleneck
-from flgc_lib.course.exercises.answers import NotYet, Student, agree, draw, read, show
+from flgc_lib.course.exercises.answers import Case, Student, draw
+from flgc_lib.course.exercises.values import NotYet, agree, read, show
 from flgc_lib.methods import dense_conv
 
 
@@ -37,6 +38,7 @@ def exercise_1(answer: object) -> str:
         (5, 6, 3, 12, 9, 2, 1),
     ]
     cases = [*shown, *(_convolution(generator) for _ in range(8))]
+    asked: list[Case] = []
     for C, N, k, height, width, stride, padding in cases:
         layer = nn.Conv2d(C, N, k, stride, padding, bias=False)
         wanted = tuple(cost.count(layer, (C, height, width)))
@@ -47,7 +49,8 @@ def exercise_1(answer: object) -> str:
             "the MACs are those for an output as large as the input.": (wanted[0], wanted[0] * height * width),
         }
         why = by_hand if wanted == (4, 16) else formula
-        student.gives((C, N, k, height, width, stride, padding), wanted, why, mistakes)
+        asked.append(((C, N, k, height, width, stride, padding), wanted, why, mistakes))
+    student.solves(asked)
     return f"parameters and MACs agree with flgc_lib.cost for {len(cases)} convolutions, strides and padding too."
 
 
@@ -74,7 +77,10 @@ def exercise_2(answer: object) -> str:
                 raise NotYet("you replaced `Bottleneck.forward`; the block must compute as before, with other numbers.")
     finally:
         Bottleneck.forward = forward  # type: ignore[method-assign]
-    return "H(x) = x in training and in eval mode, and no convolution was touched: a block can start as the identity."
+    return (
+        "H(x) = x for x ≥ 0, in training and in eval mode, and no convolution was touched: a block can start as the "
+        "identity."
+    )
 
 
 def _train_norms(block: nn.Module) -> None:
@@ -189,6 +195,7 @@ def exercise_4(answer: object) -> str:
     student, generator = Student(answer, "conv_by_matmul", hint), torch.Generator().manual_seed(0)
     shown = [(3, 5, k, 8, 7, stride, padding) for k in (1, 3) for stride in (1, 2) for padding in (0, 1)]
     cases = [*shown, *(_convolution(generator) for _ in range(8))]
+    asked: list[Case] = []
     for C, N, k, height, width, stride, padding in cases:
         x = torch.randn(2, C, height, width, generator=generator)
         weight = torch.randn(N, C, k, k, generator=generator)
@@ -197,13 +204,10 @@ def exercise_4(answer: object) -> str:
             f"that is conv2d with a {k}×{k} kernel, stride {stride}, padding {padding}. The positions come row by row, "
             "and weight.reshape(N, C · k · k) has its numbers in the same order as the rows of unfold."
         )
-        with _NoConvolution():
-            value = student(x, weight, stride, padding)
-        called = student.called(x, weight, stride, padding)
-        given = read(value, called)
-        if given.shape != wanted.shape:
-            raise NotYet(f"{called} has shape {tuple(given.shape)}, but should have {tuple(wanted.shape)}: {why}")
-        if not agree(given, wanted):
-            apart = float((given.double() - wanted.double()).abs().max())
-            raise NotYet(f"{called} has the right shape, but values differ by up to {apart:.2f}: {why}")
-    return f"{len(cases)} convolutions, each one matrix product: N · (C k²) · (H' W') multiply-accumulates, as counted."
+        asked.append(((x, weight, stride, padding), wanted, why, {}))
+    with _NoConvolution():
+        student.solves(asked)
+    return (
+        f"equal to conv2d for {len(cases)} convolutions. As a matrix product each has N · (C k²) · (H' W') "
+        "multiply-accumulates, as counted in 1.1."
+    )

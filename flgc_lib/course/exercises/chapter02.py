@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from flgc_lib import cost
-from flgc_lib.course.exercises.answers import Student, draw
+from flgc_lib.course.exercises.answers import Case, Student, draw
 from flgc_lib.grouping import connection_mask
 
 
@@ -21,6 +21,7 @@ def exercise_1(answer: object) -> str:
     )
     formula = "that is what the library counts. A filter has (C / G) · k · k weights; there are N filters."
     shown = [(4, 4, 1, 2, 1), (8, 16, 3, 4, 5), (64, 64, 3, 1, 8), (32, 32, 3, 32, 8), (12, 6, 1, 3, 7)]
+    asked: list[Case] = []
     for C, N, k, G, side in (*shown, *(_grouped(generator) for _ in range(8))):
         wanted = tuple(cost.count(nn.Conv2d(C, N, k, padding=k // 2, groups=G, bias=False), (C, side, side)))
         mistakes = {
@@ -29,7 +30,8 @@ def exercise_1(answer: object) -> str:
             "the two are exchanged: (parameters, MACs).": wanted[::-1],
         }
         why = by_hand if wanted == (8, 8) else formula
-        student.gives((C, N, k, G, side * side), wanted, why, mistakes)
+        asked.append(((C, N, k, G, side * side), wanted, why, mistakes))
+    student.solves(asked)
     return "grouped costs agree with flgc_lib.cost from G = 1 (dense) to G = C (depthwise)."
 
 
@@ -47,6 +49,7 @@ def exercise_2(answer: object) -> str:
     student, generator = Student(answer, "fixed_mask", hint), torch.Generator().manual_seed(0)
     shown = [(4, 2, 2), (8, 8, 4), (6, 12, 3), (5, 5, 5), (6, 4, 1)]
     hidden = [_grouped(generator) for _ in range(8)]
+    asked: list[Case] = []
     for C, N, G in (*shown, *((C, N, G) for C, N, _, G, _ in hidden)):
         channels, filters = torch.arange(C) // (C // G), torch.arange(N) // (N // G)
         M = connection_mask(F.one_hot(channels, G), F.one_hot(filters, G))
@@ -61,7 +64,8 @@ def exercise_2(answer: object) -> str:
             "channel c is in group c // (C / G) and filter n in group n // (N / G); M[n, c] = 1 where the two are "
             "equal; one row a filter, one column a channel."
         )
-        student.gives((C, N, G), M, why, mistakes)
+        asked.append(((C, N, G), M, why, mistakes))
+    student.solves(asked)
     return "M has N · C / G ones, in G blocks along the diagonal, as nn.Conv2d(groups=G) connects them."
 
 
@@ -74,6 +78,7 @@ def exercise_3(answer: object) -> str:
     student, generator = Student(answer, "absorb", hint), torch.Generator().manual_seed(0)
     shown = [(1, 4, 1, 2), (1, 6, 1, 2)]
     hidden = [(draw(2, 5, generator), C, k, G) for C, G in ((12, 3), (12, 6), (8, 1), (8, 8), (20, 4)) for k in (1, 3)]
+    asked: list[Case] = []
     for N, C, k, G in (*shown, *hidden):
         W = torch.arange(float(C)).view(1, C, 1, 1) if N == 1 else torch.randn(N, C, k, k, generator=generator)
         order = torch.arange(C).view(G, C // G).T.flatten()
@@ -82,9 +87,10 @@ def exercise_3(answer: object) -> str:
             "that is W as it was; without the shuffle its weights meet other channels.": W,
         }
         moves = f"the shuffle puts at place i the channel order[i], order = {order.tolist()}"
-        student.gives(
-            (W, G), W[:, order.argsort()], f"{moves}; so weight [:, i] belongs to channel order[i].", mistakes
+        asked.append(
+            ((W, G), W[:, order.argsort()], f"{moves}; so weight [:, i] belongs to channel order[i].", mistakes)
         )
+    student.solves(asked)
     return "conv(shuffle(x), W) = conv(x, W'): a shuffle is free, it only re-orders the weights behind it."
 
 
@@ -98,6 +104,7 @@ def exercise_4(answer: object) -> str:
     student(4, 2, wanted=2)  # None is an answer to other cases, but also what an untouched stub leaves
     shown = [(4, 2), (8, 4), (16, 4), (64, 16), (8, 1), (12, 4), (8, 8)]
     hidden = [(G * draw(1, 8, generator), G) for G in (2, 3, 4, 5, 6, 8)]
+    asked: list[Case] = []
     for C, G in (*shown, *hidden):
         wanted = _layers_needed(C, G)
         if wanted is None:
@@ -111,7 +118,8 @@ def exercise_4(answer: object) -> str:
                 f"an output sees C/G = {C // G} channels after one layer and at most (C/G)² after two; a shuffle comes "
                 "between two layers, not before the first."
             )
-        student.gives((C, G), wanted, why, nothing=True)
+        asked.append(((C, G), wanted, why, {}))
+    student.solves(asked, nothing=True)
     return "right for all cases; C/G channels per group need about log C / log(C/G) layers."
 
 

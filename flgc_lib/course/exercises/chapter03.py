@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flgc_lib.course.exercises.answers import NotYet, Student, draw, gradients_of, number, show, whole
+from flgc_lib.course.exercises.answers import Case, Student, draw, gradients_of
+from flgc_lib.course.exercises.values import NotYet, number, show, whole
 
 
 def exercise_1(answer: object) -> str:
@@ -22,6 +23,7 @@ def exercise_1(answer: object) -> str:
         other = (B @ A.T).clone()
         other[draw(0, N - 1, generator), draw(0, C - 1, generator)] ^= 1
         masks += [B @ A.T, other]
+    asked: list[Case] = []
     for M in masks:
         clash = next((pair for pair in itertools.combinations(range(len(M)), 2) if _overlap(M, *pair)), None)
         if clash is None:
@@ -30,7 +32,8 @@ def exercise_1(answer: object) -> str:
             n, m = clash
             channel = int((M[n] & M[m]).nonzero()[0])
             why = f"filters {n} and {m} share channel {channel}, so they are in its group, yet their rows differ."
-        student.gives((M,), clash is None, why)
+        asked.append(((M,), clash is None, why, {}))
+    student.solves(asked)
     return "Two rows of M are equal, or they have nothing in common: one channel for two different groups takes a copy."
 
 
@@ -42,7 +45,7 @@ def exercise_2(answer: object) -> str:
     """How many steps a channel takes to its new group."""
     hint = "`steps_until_move` returns nothing yet: take steps in a loop, and count them until the argmax is another."
     student, generator = Student(answer, "steps_until_move", hint), torch.Generator().manual_seed(0)
-    shown = [(torch.tensor(s), torch.tensor([1.0, 0.0]), 1.0) for s in ([2.0, 0.0], [4.0, 0.0])]
+    shown = [(torch.tensor(s), torch.tensor([1.0, 0.0]), 1.0) for s in ([2.0, 0.0], [4.0, 0.0], [8.0, 0.0])]
     hidden: list[tuple[Tensor, Tensor, float]] = []
     while len(hidden) < 12:
         G = draw(2, 6, generator)
@@ -51,18 +54,21 @@ def exercise_2(answer: object) -> str:
         steps, sure = _steps(*case)
         if sure and steps is not None and steps < 500:
             hidden.append(case)
+    asked: list[Case] = []
     for s, u, rate in shown + hidden:
         wanted = _steps(s, u, rate)[0] or 0  # of these cases every one moves
         mistakes = {
             "that is for steps along u itself, not along p (u - Σ p u).": _steps(s, u, rate, plain=True)[0],
             "that is one step off: count a step when it is taken, and look at the argmax after it.": wanted - 1,
             "one step more than needed: look at the argmax before each step.": wanted + 1,
+            f"it does move, after {wanted} steps: a loop must not give up after a number of steps.": None,
         }
         why = f"from there p (u - Σ p u) moves the argmax from group {int(s.argmax())} after {wanted} steps."
-        student.gives((s, u, rate), wanted, why, mistakes, nothing=True)
-    for start, pull in (([2.0, 0.0, 1.0], [-1.0, 0.0, 1.0]), ([0.0, 1.0], [0.5, -0.5])):
-        why = "the channel is in the group with the smallest u already; its own logit rises the most, for ever."
-        student.gives((torch.tensor(start), torch.tensor(pull), 1.0), None, why)
+        asked.append(((s, u, rate), wanted, why, mistakes))
+    student.solves(asked, nothing=True)
+    why = "the channel is in the group with the smallest u already; its own logit rises the most, for ever."
+    stays = (([2.0, 0.0, 1.0], [-1.0, 0.0, 1.0]), ([0.0, 1.0], [0.5, -0.5]))
+    student.solves(((torch.tensor(start), torch.tensor(pull), 1.0), None, why, {}) for start, pull in stays)
     return "A sure channel hardly feels the loss: its gradient has the factor p (1 - p), and fades as p nears 1."
 
 
@@ -107,7 +113,10 @@ def exercise_3(answer: object) -> str:
                 f"{called} gives {show(pair)}, which has {given} connections; {fewest} are possible: no group should "
                 "have many channels and many filters at once."
             )
-    return "C + N - G connections, not C·N/G: few, but nearly every filter of such a layer sees one channel only."
+    return (
+        "with more than one group C + N - G connections, as few as can be; but then every group has one channel or "
+        "one filter, so that next to nothing is combined."
+    )
 
 
 def exercise_4(answer: object) -> str:
@@ -125,8 +134,8 @@ def exercise_4(answer: object) -> str:
         gradient = gradients_of(student, {"S": S}, torch.tensor(1.0))[0]
         if not bool(gradient.isfinite().all()):
             raise NotYet(
-                f"for {case} `imbalance` is 0, but its gradient is not finite; one step with it would ruin S. A root "
-                "has an infinite slope at 0: stay with squares."
+                f"for {case} `imbalance` is 0, but its gradient is not finite; one step with it would ruin S. A root, "
+                "for example, has an infinite slope at 0: stay with squares."
             )
     same_mean = torch.tensor([[9.0, 0.0], [0.0, 3.0], [0.0, 3.0], [0.0, 3.0]])
     pulled = [torch.randn(8, G, generator=generator) + 3 * F.one_hot(torch.tensor(0), G) for G in (2, 4, 6)]

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from flgc_lib.course.exercises.answers import NotYet, Student, draw, filled, gradients_of, logits, number, show, whole
+from flgc_lib.course.exercises.answers import Case, Student, draw, gradients_of, logits
+from flgc_lib.course.exercises.values import NotYet, filled, number, show, whole
 from flgc_lib.grouping import duplicates, membership, thresholds
 
 SMALL = torch.tensor([[1.2, 0.9], [0.8, 0.1], [0.6, 0.5], [0.3, 1.0], [0.2, 0.4], [0.1, 0.7]])
@@ -97,57 +98,90 @@ def exercise_3(answer: object) -> str:
         C, G = (64, 16) if cases < 2 else (2 ** draw(4, 6, generator), draw(2, 16, generator))
         S = torch.randn(C, G, generator=generator)
         counts = [int(duplicates(S, membership(S), k).sum()) for k in range(1, C + 1)]
-        least = draw(1, max(counts), generator) if max(counts) else 0
-        if least == 0:
+        least = counts[draw(0, C - 1, generator)]
+        if least in (0, max(counts)):
             continue
-        wanted, share = next(k for k, copies in enumerate(counts, 1) if copies >= least), (least - 0.5) / C
-        called = student.called(S, share)
-        given = number(student(S, share, wanted=wanted), called)
         cases += 1
-        if given == wanted:
-            continue
-        if given not in range(1, C + 1):
-            raise NotYet(f"{called} gives {given:g}; k is a whole number from 1 to C = {C}.")
-        copies, need = counts[int(given) - 1], f"{share:.4g} · {C} = {share * C:g} are needed"
-        if copies >= least:
-            raise NotYet(
-                f"{called}: k = {given:g} makes {copies} copies, and {need}; but a smaller k is enough already."
-            )
-        raise NotYet(
-            f"{called}: k = {given:g} makes only {copies} copies, and {need}; k may be larger than G, up to C."
-        )
+        # Exactly as many as some k makes, and half a copy less; C is a power of 2, so nothing is rounded.
+        _smallest(student, S, counts, (least - 0.5 * (cases % 2)) / C)
     return "A larger k averages over weaker members, lowers τ and copies more: k is the knob of the rule's generosity."
+
+
+def _smallest(student: Student, S: Tensor, counts: list[int], share: float) -> None:
+    """Refuses unless the student's k is the first with enough copies.
+
+    Args:
+        student: the function.
+        S: (C, G).
+        counts: copies for k = 1, 2, … C.
+        share: of C.
+    """
+    C, called = len(S), student.called(S, share)
+    wanted = next(k for k, copies in enumerate(counts, 1) if copies >= share * C)
+    value = student(S, share, nothing=True)
+    given = None if value is None else number(value, called)
+    if given == wanted:
+        return
+    if given is not None and given not in range(1, C + 1):
+        raise NotYet(f"{called} gives {given:g}; k is a whole number from 1 to C = {C}.")
+    scores = S.softmax(dim=1)
+    soft = (k for k in range(1, C + 1) if duplicates(scores, membership(S), k).sum() >= share * C)
+    by_softmax = next(soft, None)
+    if given is None:
+        none = " For the softmax score there is none." if by_softmax is None else ""
+        raise NotYet(f"{called} gives None; k = {wanted} makes {counts[wanted - 1]} copies (score: S itself).{none}")
+    if given == by_softmax:
+        raise NotYet(f"{called} gives {given:g}: that is for the softmax score; compare S itself, as the paper does.")
+    need = f"at least {share:.4g} · {C} = {share * C:g} are needed"
+    copies = f"{called}: k = {given:g} makes {counts[int(given) - 1]} copies (score: S itself), and {need}"
+    if counts[int(given) - 1] < share * C:
+        raise NotYet(f"{copies}; k may be larger than G, up to C.")
+    exactly = " Exactly as many are enough." if counts[wanted - 1] == share * C else ""
+    raise NotYet(f"{copies}; but a smaller k is enough already.{exactly}")
 
 
 def exercise_4(answer: object) -> str:
     """Copies that a learnable τ feels."""
     hint = "`soft_copies` returned nothing yet: it should return a tensor of shape (C, G)"
     student, generator = Student(answer, "soft_copies", hint), torch.Generator().manual_seed(0)
+    shown = []
     for C, G in ((8, 3), (6, 2), (9, 4)):
         S = logits(C, G, generator)
         members = membership(S)
         tau = thresholds(S, members, 3).clamp(max=5) - 0.3
         outside = int((~members[:, 0]).nonzero()[0])
         tau[0] = S[outside, 0]  # a score that equals τ is no copy
-        wanted = (tau < S) & ~members
-        mistakes = {
-            "a score equal to τ is not above it: the comparison is strict.": (tau <= S) & ~members,
-            "members are there too, and a member is no copy.": tau < S,
-            "forward the copies must be hard, 0.0 or 1.0; add (soft - soft.detach()) to them.": torch.sigmoid(S - tau)
-            * ~members,
-        }
-        student.gives((S, members, tau), wanted, "1.0 where a channel from outside has S > τ, else 0.0.", mistakes)
-
-        def copies(t: Tensor, S: Tensor = S, members: Tensor = members) -> Tensor:
-            return student(S, members, t)
-
-        of_tau = Student(copies, "soft_copies", hint)
-        gradient = gradients_of(of_tau, {"τ": tau}, torch.ones(C, G))[0]
-        if not bool((gradient < 0).all()):
+        shown.append((S, members, tau))
+    student.solves(_copies_by(*case) for case in shown)
+    empty = torch.tensor([[1.0, 0.0, 0.5], [0.3, 0.1, 2.0], [0.2, 0.0, 1.0], [0.9, 0.5, 0.8]])  # nobody is in group 1
+    infinite = (empty, membership(empty), thresholds(empty, membership(empty), 3))
+    student.solves([_copies_by(*infinite)])
+    for S, members, tau in (*shown, infinite):
+        of_tau = Student(lambda t, S=S, members=members: student(S, members, t), "soft_copies", hint)
+        finite, ones = tau.isfinite(), torch.ones(S.shape)
+        gradient = gradients_of(of_tau, {"τ": tau}, ones)[0]
+        if bool(gradient[~finite].isnan().any()):
+            raise NotYet("for an empty group τ = +∞, and your gradient of τ is no number there: it must stay finite.")
+        if not bool((gradient[finite] < 0).all()):
             raise NotYet(
-                "a higher τ must mean fewer copies: the gradient of the number of copies by every τ(g) should be "
-                f"negative, yours is {show(gradient)}."
+                "a higher τ must mean fewer copies: the gradient of the number of copies by every finite τ(g) should "
+                f"be negative, yours is {show(gradient)}."
             )
         if bool(gradients_of(of_tau, {"τ": tau}, members.float())[0].abs().max() > 1e-6):
             raise NotYet("members are no copies: multiply the soft part by ~members, so that they don't pull at τ.")
-    return "Hard copies forward, a sigmoid's gradient backward: now τ can be an nn.Parameter."
+    return "Hard copies forward, and backward fewer of them for a higher τ: now τ can be an nn.Parameter."
+
+
+def _copies_by(S: Tensor, members: Tensor, tau: Tensor) -> Case:
+    wanted = (tau < S) & ~members
+    soft = torch.sigmoid(S - tau)
+    mistakes = {
+        "a score equal to τ is not above it: the comparison is strict.": (tau <= S) & ~members,
+        "members are there too, and a member is no copy.": tau < S,
+        "forward the copies must be hard, 0.0 or 1.0; add (soft - soft.detach()) to them.": soft * ~members,
+        "for an empty group τ = +∞, and ∞ - ∞ is no number; the soft part must stay finite there.": torch.where(
+            tau.isfinite(), wanted.to(S), torch.nan
+        ),
+    }
+    why = "1.0 where a channel from outside has S > τ, else 0.0, also where τ = +∞."
+    return (S, members, tau), wanted, why, mistakes

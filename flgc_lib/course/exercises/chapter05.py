@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from flgc_lib.course.exercises.answers import NotYet, Student, draw, filled, number, read, show
+from flgc_lib.course.exercises.answers import Case, Student, draw
+from flgc_lib.course.exercises.values import NotYet, filled, number, read, show
 from flgc_lib.resnet import resnet
 
 NEEDED = {
@@ -40,6 +41,7 @@ def exercise_1(answer: object) -> str:
         guess = torch.randint(classes, (images,), generator=generator)
         right = torch.rand(images, generator=generator) < 0.5
         cases.append((logits, torch.where(right, logits.argmax(dim=1), guess)))
+    asked: list[Case] = []
     for logits, labels in cases:
         images, hits = len(labels), int((logits.argmax(dim=1) == labels).sum())
         mistakes = {
@@ -49,7 +51,8 @@ def exercise_1(answer: object) -> str:
             "that is the share of wrong ones.": 1 - hits / images,
         }
         why = f"{hits} of {images} are right: compare `logits.argmax(dim=1)` with the labels."
-        student.gives((logits, labels), hits / images, why, mistakes)
+        asked.append(((logits, labels), hits / images, why, mistakes))
+    student.solves(asked)
     return "Right: the share of images whose largest logit is at their class."
 
 
@@ -98,7 +101,7 @@ def exercise_3(answer: Any) -> str:  # noqa: ANN401
     if lost:
         many, them = ("is 1 more thing", "it") if len(lost) == 1 else (f"are {len(lost)} more things", "one of them")
         what = next(iter(lost.values()))
-        raise NotYet(f"there {many} to save. Without {them} the next step would not be the same: {what}")
+        raise NotYet(f"there {many} to save. Without {them} the run would not go on as if nothing had happened: {what}")
     both = "" if set(PROGRESS) <= chosen else f" ({', '.join(set(PROGRESS) - chosen)}: it follows from what you saved)"
     return f"Right: everything that the next step reads and that can't be computed from settings and data{both}."
 
@@ -112,6 +115,7 @@ def exercise_4(answer: object) -> str:
         curves = torch.rand(2, epochs, generator=generator).mul(1000).round().div(1000)
         if len(set(curves[0].tolist())) == epochs:
             cases.append(([round(v, 3) for v in curves[0].tolist()], [round(v, 3) for v in curves[1].tolist()]))
+    asked: list[Case] = []
     for held_out, test in cases:
         best = max(range(len(test)), key=held_out.__getitem__)
         mistakes = {
@@ -122,7 +126,8 @@ def exercise_4(answer: object) -> str:
             "that is an average; report the test accuracy of one epoch.": sum(test) / len(test),
         }
         why = f"epoch {best + 1} is the best held out, and its test accuracy is reported."
-        student.gives((held_out, test), test[best], why, mistakes)
+        asked.append(((held_out, test), test[best], why, mistakes))
+    student.solves(asked)
     tied = [number(student([0.7, 0.7], test), "`report`") for test in ([0.6, 0.9], [0.9, 0.6])]
     if min(tied) > 0.8:
         raise NotYet(

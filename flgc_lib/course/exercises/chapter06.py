@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from flgc_lib.course.exercises.answers import NotYet, Student, expect, read, whole
+from flgc_lib.course.exercises.answers import Case, Student, expect
+from flgc_lib.course.exercises.values import NotYet, read, whole
 
 STUB = "`{}` returns nothing yet: put an expression in place of `...`."
 
@@ -14,6 +15,7 @@ def exercise_1(answer: object) -> str:
     for groups in (1, 2, 4, 5, 6):
         low = rng.integers(max(1, groups - 1), size=(2, 12))  # the last group is empty, before and after
         cases += [(*rng.integers(groups, size=(2, 15)), groups), (*low, groups)]
+    asked: list[Case] = []
     for before, after, groups in cases:
         wanted = np.zeros((groups, groups), dtype=int)
         np.add.at(wanted, (before, after), 1)
@@ -25,7 +27,8 @@ def exercise_1(answer: object) -> str:
             "those are shares; wanted are numbers of channels.": wanted / len(before),
         }
         why = "row i, column j is the number of channels that were in group i and are in group j."
-        student.gives((before, after, groups), wanted, why, mistakes)
+        asked.append(((before, after, groups), wanted, why, mistakes))
+    student.solves(asked)
     return "Right: stayed on the diagonal, moved beside it, and the rows sum to the old sizes."
 
 
@@ -116,6 +119,7 @@ def exercise_4(answer: object) -> str:
         for channels in (8, 13):
             before, after = rng.integers(groups, size=(2, channels))
             cases.append((before, after, "count each pair of channels once, and no channel with itself."))
+    asked: list[Case] = []
     for before, after, why in cases:
         pairs = np.triu_indices(len(before), k=1)
         was, now = ((x[:, None] == x)[pairs] for x in (before, after))
@@ -135,7 +139,8 @@ def exercise_4(answer: object) -> str:
             else 0.0,
             "that is of all pairs; the share is of those that were together before.": (was & now).mean(),
         }
-        student.gives((before, after), now[was].mean(), why, mistakes)
+        asked.append(((before, after), now[was].mean(), why, mistakes))
+    student.solves(asked)
     return "Right: who shares a group matters, and what the group is called does not."
 
 

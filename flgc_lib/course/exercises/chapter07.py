@@ -5,7 +5,8 @@ import math
 
 import numpy as np
 
-from flgc_lib.course.exercises.answers import NotYet, Student, read, show
+from flgc_lib.course.exercises.answers import Case, Student
+from flgc_lib.course.exercises.values import NotYet, read, show
 
 STUB = "`{}` returns nothing yet: put an expression in place of `...`."
 
@@ -19,6 +20,7 @@ def exercise_1(answer: object) -> str:
             dict(zip(rng.permutation(9)[:n].tolist(), rng.integers(500, 900, n) / 1000, strict=True)) for n in (7, 6)
         ]
         cases.append(tuple({seed: float(v) for seed, v in side.items()} for side in pair))  # type: ignore[arg-type]
+    asked: list[Case] = []
     for method, baseline in cases:
         seeds = sorted(method.keys() & baseline.keys())
         differences = [100 * (method[s] - baseline[s]) for s in seeds]
@@ -33,7 +35,8 @@ def exercise_1(answer: object) -> str:
             "divide by the number of seeds that both have, not by all.": sum(differences) / len(method),
         }
         why = f"both have the seeds {seeds}; there the differences are {[round(d, 1) for d in differences]} points."
-        student.gives((method, baseline), wanted, why, mistakes)
+        asked.append(((method, baseline), wanted, why, mistakes))
+    student.solves(asked)
     return "Right: in points, and only from the seeds that both methods were run with."
 
 
@@ -89,6 +92,7 @@ def exercise_3(answer: object) -> str:
     student, rng = Student(answer, "seeds_needed", STUB.format("seeds_needed")), np.random.default_rng(0)
     cases = [(0.5, 0.3), (0.5, 0.1), (1.0, 0.98), (0.2, 3.0)]
     cases += [(round(float(sd), 2), round(float(d), 2)) for sd, d in rng.uniform(0.1, 1, (12, 2))]
+    asked: list[Case] = []
     for sd, difference in cases:
         exact = (1.96 * sd / difference) ** 2
         wanted = math.ceil(exact - 1e-9)
@@ -106,7 +110,8 @@ def exercise_3(answer: object) -> str:
         why = f"1.96 · {sd} / √{wanted} = {1.96 * sd / math.sqrt(wanted):.4g} is at most {difference}" + (
             f", and with {wanted - 1} it is {1.96 * sd / math.sqrt(wanted - 1):.4g}." if wanted > 1 else "."
         )
-        student.gives((sd, difference), wanted, why, mistakes)
+        asked.append(((sd, difference), wanted, why, mistakes))
+    student.solves(asked)
     return "Right: 11 seeds for 0.3 points at a spread of 0.5, and 97 for 0.1."
 
 
@@ -115,6 +120,7 @@ def exercise_4(answer: object) -> str:
     student, rng = Student(answer, "sign_flip", STUB.format("sign_flip")), np.random.default_rng(0)
     cases = [[1.0, 2.0, 3.0], [0.5, -0.5, 1.0, 0.2, 0.3]]
     cases += [[int(v) / 10 for v in rng.integers(-6, 9, n)] for n in (2, 3, 4, 5, 6, 6, 7)]
+    asked: list[Case] = []
     for differences in cases:
         tenths = [round(10 * d) for d in differences]
         sums = [
@@ -137,5 +143,6 @@ def exercise_4(answer: object) -> str:
             f"{extreme} of the {ways} ways to choose signs have a mean of at least {observed / 10 / len(tenths):.3g} "
             "in size; does rounding make equal means differ? Compare with ≥ observed - 1e-12."
         )
-        student.gives((differences,), extreme / ways, why, mistakes)
+        asked.append(((differences,), extreme / ways, why, mistakes))
+    student.solves(asked)
     return "Right. With five seeds it can't be below 2/32 = 6 %, however large the effect: that is what five seeds are."

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from flgc_lib.cost import count
-from flgc_lib.course.exercises.answers import NotYet, Student, agree, draw, number, read, show
+from flgc_lib.course.exercises.answers import Case, Student, draw, expect
+from flgc_lib.course.exercises.values import NotYet, number, show
 from flgc_lib.grouping import connection_mask
 from flgc_lib.layers import FLGConv2d
 
@@ -21,6 +22,7 @@ def exercise_1(answer: object) -> str:
     hint = "`undo` returned nothing yet: it takes an order and returns the order that undoes it"
     student, generator = Student(answer, "undo", hint), torch.Generator().manual_seed(0)
     shown = [torch.tensor(order) for order in ([2, 0, 1], [1, 0, 2, 3], [4, 2, 0, 1, 3])]
+    asked: list[Case] = []
     for order in (*shown, *(torch.randperm(n, generator=generator) for n in (1, 6, 9, 16))):
         mistakes = {
             "that is the order itself; doing it twice is not always undoing it.": order,
@@ -30,7 +32,8 @@ def exercise_1(answer: object) -> str:
             ),
         }
         why = f"entry c must say where channel c lies now, and channel 0 lies at place {order.tolist().index(0)}."
-        student.gives((order,), order.argsort(), why, mistakes)
+        asked.append(((order,), order.argsort(), why, mistakes))
+    student.solves(asked)
     return "Sorting an order by itself gives the order that undoes it: its inverse permutation."
 
 
@@ -52,7 +55,10 @@ def exercise_2(answer: object) -> str:
     ]
     for inputs, filters, why in (*shown, *(_random_groups(generator) for _ in range(6))):
         _convolves_groups(student, inputs, filters, why, generator)
-    return "Unequal, overlapping and empty groups, and not one multiplication by zero."
+    return (
+        "Unequal, overlapping and empty groups, and no more multiplications, as PyTorch counts them, than the "
+        "connections need."
+    )
 
 
 def _random_groups(generator: torch.Generator) -> tuple[list[list[int]], list[list[int]], str]:
@@ -73,26 +79,19 @@ def _convolves_groups(
         x, W * connection_mask(_members(inputs, C), _members(filters, N))[:, :, None, None], bias, padding=1
     )
     lists = [[torch.tensor(group, dtype=torch.long) for group in groups] for groups in (inputs, filters)]
-    where = f"inputs {inputs}, filters {filters}"
+    where = f"`gather_conv` with inputs {inputs} and filters {filters}"
     with FlopCounterMode(display=False) as counter:
         try:
             value = student(x, W, bias, *lists)
         except NotYet as fault:
             raise NotYet(str(fault) if str(fault) == student.hint else f"{where}: {fault} Here {why}") from fault
-    given = read(value, where)
-    if given.shape != wanted.shape:
-        raise NotYet(
-            f"{where}: the result should have shape {tuple(wanted.shape)}, yours has {tuple(given.shape)}; {why}"
-        )
-    for n in range(N):
-        if not agree(given[:, n], wanted[:, n]):
-            raise NotYet(f"{where}: output channel {n} differs from that of the masked layer; {why}")
+    expect(where, value, wanted, f"that is the masked layer; {why}")
     needed = sum(len(c) * len(n) for c, n in zip(inputs, filters, strict=True)) * 9 * x[:, 0].numel()
     done = counter.get_total_flops() // 2  # a multiply-accumulate is two operations
     if done > needed:
         raise NotYet(
-            f"{where}: the values are right, but {done:,} multiplications are done where {needed:,} are needed: a mask "
-            "multiplies by zero. Gather each group's channels and use a small convolution."
+            f"{where}: the values are right, but {done:,} multiplications are done where {needed:,} are needed: a "
+            "mask, for example, multiplies by zero. Gather each group's channels and use a small convolution."
         )
 
 
@@ -111,6 +110,7 @@ def exercise_3(answer: object) -> str:
         (*_random_groups(generator)[:2], draw(1, 5, generator), draw(2, 9, generator), draw(2, 9, generator))
         for _ in "six"
     ]
+    asked: list[Case] = []
     for inputs, filters, k, height, width in (*shown, *hidden):
         A = _members(inputs, 1 + max(c for group in inputs for c in group))
         B = _members(filters, sum(map(len, filters)))
@@ -128,7 +128,8 @@ def exercise_3(answer: object) -> str:
             * places,
         }
         why = f"({sum_of_groups}) connections, channels times filters group by group, times {k}² · {height} · {width}."
-        student.gives((A, B, k, height, width), sum(c * n for c, n in sizes) * places, why, mistakes)
+        asked.append(((A, B, k, height, width), sum(c * n for c, n in sizes) * places, why, mistakes))
+    student.solves(asked)
     return "Σ |inputs(g)| |filters(g)| k² H W, and a copy pays once for every filter of the group that it joins."
 
 

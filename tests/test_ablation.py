@@ -1,0 +1,77 @@
+"""What copies are worth: the network without them, and without as many other connections."""
+
+import pytest
+import torch
+
+from flgc_lib.data import Batches
+from flgc_lib.experiment import ablation, measurements
+from flgc_lib.experiment.assignments import learned_layers
+from flgc_lib.experiment.checkpoint import trained_network
+from flgc_lib.experiment.training import fit
+from flgc_lib.figures.tables import filled
+
+
+@pytest.fixture
+def trained(tiny, images, tmp_path, monkeypatch):
+    """Trains a run and gives its checkpoint."""
+    monkeypatch.setattr(ablation, "load", lambda name, root: images)
+
+    def train(**changes):
+        fit(tiny(**changes), images, tmp_path / "run", device="cpu", progress=False)
+        return tmp_path / "run" / "last.ckpt"
+
+    return train
+
+
+def accuracy(model, images):
+    x, labels = next(iter(Batches(images.test_images, images.test_labels, 40)))
+    with torch.no_grad():
+        return float((model.eval()(x).argmax(dim=1) == labels).float().mean())
+
+
+def test_without_copies_it_is_the_network_without_the_rule(trained, images, tmp_path):
+    checkpoint = trained()
+    row = ablation.ablate_checkpoint(checkpoint, results=tmp_path)
+    _, model = trained_network(checkpoint)
+    layers = learned_layers(model).values()
+    with_copies = sum(int(layer.input_membership().sum()) for layer in layers)
+    assert row["accuracy"] == pytest.approx(accuracy(model, images))
+    for layer in layers:
+        layer.duplicate_top_k = None
+    assert row["copies"] == with_copies - sum(int(layer.input_membership().sum()) for layer in layers) > 0
+    assert row["without_copies"] == pytest.approx(accuracy(model, images))
+    (stored,) = measurements.read(tmp_path / ablation.TABLE).to_dict("records")
+    assert stored["without_random"] == row["without_random"]
+    document = tmp_path / "page.md"
+    document.write_text("<!-- table: ablation -->\n<!-- /table -->\n", encoding="utf-8")
+    lost = 100 * (row["accuracy"] - row["without_copies"])
+    assert f"| `flgc-dup` | 2 | 1 | {row['copies']} | {100 * row['accuracy']:.2f} | {lost:.2f} |" in filled(
+        document, tmp_path
+    )
+
+
+def test_copies_of_a_selection_are_all_but_the_strongest(tiny):
+    model = tiny(method="select", share=1.5, soft_start=0.5, scout=0.25).network(10)
+    for layer in learned_layers(model).values():
+        inputs, copied = layer.input_membership(), ablation.copies(layer)
+        assert not (copied & ~inputs).any()
+        kept = inputs & ~copied
+        assert (kept.sum(dim=1) == inputs.any(dim=1)).all()
+        strongest = layer.input_logits.masked_fill(~inputs, -torch.inf).amax(dim=1)
+        assert (layer.input_logits[kept] == strongest[inputs.any(dim=1)]).all()
+
+
+def test_as_many_memberships_are_drawn_and_all_of_them_are_there(tiny):
+    layer = next(iter(learned_layers(tiny(groups=2).network(10)).values()))
+    lost = ablation._drawn(layer, 3, torch.Generator().manual_seed(0))
+    assert lost.sum() == 3
+    assert not (lost & ~layer.input_membership()).any()
+    connections = ablation._connections(layer, lost)
+    filters = layer.filter_membership()
+    for c, g in lost.nonzero().tolist():
+        assert connections[filters[:, g], c].all()
+
+
+def test_a_network_without_copies_is_refused(trained, tmp_path):
+    with pytest.raises(ValueError, match="so there is nothing to remove"):
+        ablation.ablate_checkpoint(trained(method="flgc"), results=tmp_path)

@@ -1,0 +1,78 @@
+"""Layers, freezing and training on every device that is here: a GPU computes what the processor does."""
+
+import pytest
+import torch
+
+from flgc_lib.clustered import ClusteredConv2d
+from flgc_lib.experiment.runs import run
+from flgc_lib.frozen import freeze
+from flgc_lib.methods import METHODS, method_layer
+
+HAS_SHARE = ("select", "select-random", "budget", "budget-random")
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no NVIDIA GPU")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=cuda)])
+def device(request):
+    """Each device; a GPU multiplies in float32 as the processor does, not in TF32."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    yield torch.device(request.param)
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def layer_of(method, seed=0):
+    """A layer of 16 channels and filters in 4 groups, 3×3."""
+    torch.manual_seed(seed)
+    return method_layer(method, 4, share=1.5 if method in HAS_SHARE else 1.0)(16, 16, 3, 1, 1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_layer_computes_the_same_in_double_precision_forward_and_backward(method, device):
+    x = torch.randn(2, 16, 6, 6, generator=torch.Generator().manual_seed(1))
+    found, expected = layer_of(method).to(device), layer_of(method).double()
+    if isinstance(found, ClusteredConv2d):
+        found.regroup()
+        expected.regroup()
+    for softness in (0.0, 0.5) if METHODS[method].masked else (0.0,):
+        for layer in (found, expected):
+            layer.softness = softness
+            layer.zero_grad()
+        out, exact = found(x.to(device)), expected(x.double())
+        assert out.device.type == device.type
+        assert torch.allclose(out.cpu().double(), exact, atol=1e-4)
+        out.square().sum().backward()
+        exact.square().sum().backward()
+        for (name, mine), theirs in zip(found.named_parameters(), expected.parameters(), strict=True):
+            if theirs.grad is not None:
+                assert torch.allclose(mine.grad.cpu().double(), theirs.grad, rtol=1e-3, atol=1e-3), name
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_layer_is_built_without_memory(method):
+    """As large networks are before their weights come from a file: on the device "meta", by shape alone."""
+    with torch.device("meta"):
+        layer = layer_of(method)
+        assert {t.device.type for t in [*layer.parameters(), *layer.buffers()]} == {"meta"}
+        assert layer(torch.randn(2, 16, 8, 8)).shape == (2, 16, 8, 8)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("method", ["flgc-dup", "equal", "shuffle"])
+def test_a_frozen_network_computes_the_same(method, device, tiny):
+    torch.manual_seed(0)
+    settings = tiny(method=method, groups=4, where="all", depths=(1, 1), width=1 / 4)
+    model = settings.network(10).eval().to(device)
+    x = torch.randn(3, 3, 32, 32).to(device)
+    frozen = freeze(model, x)
+    assert torch.allclose(frozen(x), model(x), rtol=1e-3, atol=1e-4)
+    assert frozen(x).device.type == device.type
+
+
+@pytest.mark.parametrize("method", ["flgc-dup", "cluster"])
+def test_a_run_is_trained_and_recorded(method, device, tiny, root, tmp_path):
+    soft = {"soft_start": 0.5} if method == "cluster" else {}
+    row = run(tiny(method=method, epochs=2, **soft), results=tmp_path, root=root, device=device.type)
+    assert 0 <= row["test_accuracy"] <= 1
+    expected = torch.cuda.get_device_name() if device.type == "cuda" else row["processor"]
+    assert row["processor"] == expected
