@@ -16,6 +16,7 @@ from test_forms import assert_same
 from torch import nn
 
 from flgc_lib.frozen import freeze, load, save
+from flgc_lib.frozen.convert import from_convolution
 from flgc_lib.frozen.layer import FrozenConv2d, frozen_convolutions
 from flgc_lib.frozen.saving import KEY
 from flgc_lib.layers import FLGConv2d
@@ -81,16 +82,20 @@ class Checked:
 
     def tile(self, task, block, place, source, out, residual):
         shape = microkernel.SHAPES[place["shape"]]
-        width = shape.lanes // shape.rows
-        steps = np.arange(shape.vectors * shape.rows)[:, None]
-        pixels = (place["pixel"] + steps * place["step"] + np.arange(width)).ravel()
-        targets = (place["out_pixel"] + steps * place["out_step"] + np.arange(width)).ravel()
+        lanes = np.arange(shape.lanes)
+        targets = (place["out_pixel"] + np.arange(shape.vectors)[:, None] * shape.lanes + lanes).ravel()
         filters, depth = np.arange(block["filters"]), np.arange(block["depth"])
         taps = look_up(self.offsets, block["offset"] + depth)
         weight = look_up(self.layer.weight, block["weight"] + depth[:, None] * block["filters"] + filters)
-        total = look_up(self.layer.bias, block["filter"] + filters)[:, None] + weight.T @ look_up(
-            source, taps[:, None] + pixels
-        )
+        columns = []
+        for v, left in zip(range(shape.vectors), (place["left"], place["second_left"]), strict=False):
+            width = shape.lanes if shape.rows < microkernel.QUARTERS else task["wide"]
+            down = task["gap"] + (task["wide"] if shape.rows == microkernel.QUARTERS else 0)
+            starts = place["pixel"] + v * place["step"] + np.arange(shape.rows) * down
+            rows = look_up(source, taps[:, None, None] + starts[:, None] + np.arange(width))  # the kernel reads it all
+            row = sum(lanes >= left + r * task["wide"] for r in range(shape.rows - 1)) + np.zeros_like(lanes)
+            columns.append(rows[:, row, lanes % width])
+        total = look_up(self.layer.bias, block["filter"] + filters)[:, None] + weight.T @ np.hstack(columns)
         places = look_up(self.out_offsets, block["filter"] + filters)[:, None] + targets
         total = total if residual is None else total + look_up(residual, places)
         write(out, places, np.maximum(total, 0) if task["relu"] else total)
@@ -145,6 +150,17 @@ def test_the_twin_computes_what_the_kernel_computes(file, checked):
     frozen = load(path)
     assert {layer.form for _, layer in frozen_convolutions(frozen)} == {"indirect"}
     assert_same(frozen(X), model(X))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("width", [*range(1, 10), 14, 17, 28, 33])
+def test_maps_of_any_width_are_read_within_their_bounds(width, stride, checked):
+    """Vectors are put together across the ends of rows: the twin sees all that is read for that."""
+    for kernel, padding in ((3, 1), (1, 0), (5, 0)):
+        layer = nn.Conv2d(2, 9, kernel, stride, padding)
+        x = torch.randn(1, 2, 7, width + kernel - 1)
+        with torch.no_grad():
+            assert_same(from_convolution(layer).use("indirect")(x), layer(x))
 
 
 def test_the_twin_sees_an_index_out_of_bounds(file, checked):

@@ -171,7 +171,7 @@ class FrozenConv2d(nn.Module):
             return self._prepared[form]
         own, index = self._parameters, self._buffers  # several times faster than by attribute
         tensors: Any = own["weight"], own["bias"], index["inputs"], index["outputs"]
-        now = (*map(id, tensors), *map(_version, tensors))
+        now = _state(tensors)
         if not self._prepared_for or now != self._prepared_for[0]:
             check_tensors(self.plan, *tensors)
             self.forget()
@@ -183,24 +183,18 @@ class FrozenConv2d(nn.Module):
 
     def _kernel_applies(self, x: Tensor, residual: Tensor | None) -> bool:
         """Whether the kernel, which checks nothing, may be let loose on these tensors."""
-        if torch.compiler.is_compiling() or is_watched():
+        weight = self._parameters["weight"]
+        if torch.compiler.is_compiling() or is_watched() or weight is None or not _is_floats(weight):
             return False
-        plan, weight = self.plan, self._parameters["weight"]
-        if weight is None or weight.dtype != torch.float32 or weight.device.type != "cpu":
+        if not all(type(t) is Tensor and _is_floats(t) for t in ((x,) if residual is None else (x, residual))):
             return False
-        if x.ndim != 4 or x.shape[1] != plan.in_channels:
+        plan, shape = self._plan, x.shape
+        if len(shape) != 4 or shape[1] != plan.in_channels:
             return False
-        size = plan.window.output_size(*x.shape[2:])
-        if min(size) < 1 or (residual is not None and residual.shape != (len(x), plan.out_channels, *size)):
+        size = plan.window.output_size(shape[2], shape[3])
+        if min(size) < 1:
             return False
-        return all(
-            type(t) is Tensor
-            and t.dtype == torch.float32
-            and t.device.type == "cpu"
-            and not (t.requires_grad and torch.is_grad_enabled())
-            for t in (x, residual)
-            if t is not None
-        )
+        return residual is None or residual.shape == (shape[0], plan.out_channels, *size)
 
     def extra_repr(self) -> str:
         """What `print(layer)` shows."""
@@ -212,9 +206,18 @@ class FrozenConv2d(nn.Module):
         )
 
 
-def _version(tensor: Tensor) -> tuple[int, int]:
-    """What changes when the tensor is written to or moved, other than through `.data`."""
-    return 0 if tensor.is_inference() else tensor._version, tensor.data_ptr()
+def _is_floats(tensor: Tensor) -> bool:
+    """Whether the kernel can read it: float32 on the CPU, and no gradient is wanted."""
+    return tensor.dtype is torch.float32 and tensor.is_cpu and not (tensor.requires_grad and torch.is_grad_enabled())
+
+
+def _state(tensors: tuple[Tensor, ...]) -> list[int]:
+    """What changes when a tensor is replaced, or written to or moved other than through `.data`."""
+    try:
+        versions = [tensor._version for tensor in tensors]
+    except RuntimeError:  # tensors made in inference mode have none
+        versions = [0 if tensor.is_inference() else tensor._version for tensor in tensors]
+    return [*map(id, tensors), *versions, *map(Tensor.data_ptr, tensors)]
 
 
 def frozen_convolutions(model: nn.Module) -> Sequence[tuple[str, FrozenConv2d]]:

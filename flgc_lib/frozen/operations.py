@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from flgc_lib.frozen.pooling import max_pool2d
+
 _ATEN = """
 _softmax _log_softmax _to_copy _unsafe_view _weight_norm _adaptive_avg_pool2d _assert_scalar _upsample_bilinear2d_aa
 _native_batch_norm_legit_no_training abs acos adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
@@ -45,7 +47,7 @@ operator.not_ operator.or_ operator.pos operator.sub operator.truediv torch.sym_
 torch.sym_max torch.sym_min torch.sym_not torch.sym_sum
 """
 _ALLOWED = frozenset(_ATEN.split())
-_PYTHON: dict[str, Callable[..., Any]] = {"OrderedDict": OrderedDict}
+_PYTHON: dict[str, Callable[..., Any]] = {"OrderedDict": OrderedDict, "aten.max_pool2d.default": max_pool2d}
 for _name in _ARITHMETIC.split():
     _home, _, _function = _name.partition(".")
     _PYTHON[_name] = getattr({"math": math, "operator": operator, "torch": torch}[_home], _function)

@@ -3,7 +3,10 @@
 - A 1×1 convolution reads the rows of its input where they lie.
 - Any other reads a copy of its input with zeros around it, one plane for each phase of the stride, in which each tap of
   the kernel is a shift.
-- On maps smaller than a vector register the copy has a plane for each tap instead (im2col), so that tiles are full.
+- On very small maps the copy has a plane for each tap instead (im2col).
+
+In the output, a map is one line of pixels, whatever its width. Where a vector of them crosses the end of a row, its
+input is put together from several rows: the copy has a gap between them, of a few zeros.
 
 Source: Dukhan 2019, arXiv 1907.02129.
 """
@@ -13,11 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from flgc_lib.frozen.kernel.loops import TILE, VIEW
-from flgc_lib.frozen.kernel.microkernel import LANES, SHAPES, Shape
+from flgc_lib.frozen.kernel.microkernel import LANES, QUARTERS, SHAPES, Shape
 from flgc_lib.frozen.window import Window
 
-Row = tuple[int, int]
-"""Where a row of pixels begins in the input and in the output."""
+ROW_COST = 20
+"""About how many instructions it takes to begin and end the copy of a row."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +40,19 @@ class Geometry:
     """Of a packed plane."""
     pitch: int = 0
     """Its columns."""
+    gap: int = 0
+    """Floats between the last pixel of an output row, and the first of the next, in the input."""
+
+    @property
+    def overhang(self) -> int:
+        """How far behind the last pixel a tile may read, to no effect."""
+        return max(shape.rows - 1 for shape in SHAPES) * self.gap
 
     def cost(self, readers: float) -> float:
         """About how many instructions a channel takes if so many filters read it: to multiply and to copy."""
         vectors = sum(SHAPES[number].vectors for number in self.tiles["shape"])
-        return vectors * len(self.tap_offsets) * readers + 3 * self.plane / LANES
+        copy = len(self.views) * self.rows * ROW_COST + 3 * self.plane / LANES
+        return vectors * len(self.tap_offsets) * readers + copy
 
 
 def geometry(window: Window, height: int, width: int, readers: float) -> Geometry:
@@ -55,7 +66,7 @@ def geometry(window: Window, height: int, width: int, readers: float) -> Geometr
     """
     if window == Window((1, 1), (1, 1), (0, 0), window.dilation):
         pixels = height * width
-        return Geometry((height, width), _tiles([(0, 0)], pixels), np.zeros(1, np.int64), pixels, np.zeros(0, VIEW))
+        return Geometry((height, width), _tiles(pixels, pixels, 0), np.zeros(1, np.int64), pixels, np.zeros(0, VIEW))
     choices = _shifts(window, height, width), _columns(window, height, width)
     return min(choices, key=lambda choice: choice.cost(readers))
 
@@ -69,8 +80,7 @@ def _shifts(window: Window, height: int, width: int) -> Geometry:
     starts = [
         ((y % down) * right + x % right) * rows * pitch + (y // down) * pitch + x // right for y, x in _taps(window)
     ]
-    tiles = _tiles([(i * pitch, i * wide) for i in range(high)], wide)
-    return _packed((high, wide), tiles, starts, views, rows, pitch)
+    return _packed((high, wide), starts, views, rows, pitch)
 
 
 def _columns(window: Window, height: int, width: int) -> Geometry:
@@ -79,14 +89,15 @@ def _columns(window: Window, height: int, width: int) -> Geometry:
     high, wide = window.output_size(height, width)
     views = [(y - above, x - left) for y, x in _taps(window)]
     starts = [i * high * wide for i in range(len(views))]
-    return _packed((high, wide), _tiles([(0, 0)], high * wide), starts, views, high, wide)
+    return _packed((high, wide), starts, views, high, wide)
 
 
 def _packed(
-    out_size: tuple[int, int], tiles: np.ndarray, starts: list[int], views: list[tuple[int, int]], rows: int, pitch: int
+    out_size: tuple[int, int], starts: list[int], views: list[tuple[int, int]], rows: int, pitch: int
 ) -> Geometry:
-    plane = len(views) * rows * pitch
-    return Geometry(out_size, tiles, np.array(starts, np.int64), plane, np.array(views, VIEW), rows, pitch)
+    high, wide = out_size
+    tiles, plane, gap = _tiles(high * wide, wide, pitch - wide), len(views) * rows * pitch, pitch - wide
+    return Geometry(out_size, tiles, np.array(starts, np.int64), plane, np.array(views, VIEW), rows, pitch, gap)
 
 
 def _taps(window: Window) -> list[tuple[int, int]]:
@@ -94,39 +105,27 @@ def _taps(window: Window) -> list[tuple[int, int]]:
     return [(y * down, x * right) for y in range(high) for x in range(wide)]
 
 
-def _tiles(rows: list[Row], length: int) -> np.ndarray:
-    """Cuts equally spaced rows of that length into tiles: TILE (tiles,)."""
-    start = length - length % (2 * LANES)
-    result = [tile for row in rows for tile in _along(row, 0, start)]
-    for number, shape in enumerate(SHAPES):  # the ends of several rows make one full tile
-        width = shape.lanes // shape.rows
-        while shape.rows * shape.vectors > 1 and length - start >= width:
-            result += _across(rows, number, shape, start)
-            start += width
-    result += [tile for row in rows for tile in _along(row, start, length)]
+def _tiles(length: int, wide: int, gap: int) -> np.ndarray:
+    """Cuts a line of pixels into tiles, TILE (tiles,); in the input there is a gap behind every `wide` of them."""
+    if gap == 0:
+        wide = length
+    result: list[tuple[int, ...]] = []
+    start = 0
+    while start < length:
+        number, shape = next((n, s) for n, s in enumerate(SHAPES) if _fits(s, start, length, wide))
+        first, *others = (start + v * shape.lanes for v in range(shape.vectors))
+        second = others[0] if others else first
+        step = second - first + (second // wide - first // wide) * gap
+        place = first + first // wide * gap
+        result.append((number, place, step, first, wide - first % wide, wide - second % wide))
+        start += shape.vectors * shape.lanes
     return np.array(result, TILE)
 
 
-def _along(row: Row, start: int, stop: int) -> list[tuple[int, ...]]:
-    """Tiles that cover a part of a row."""
-    result: list[tuple[int, ...]] = []
-    for number, shape in enumerate(SHAPES):
-        width = shape.vectors * shape.lanes
-        while shape.rows == 1 and stop - start >= width:
-            result.append((number, row[0] + start, shape.lanes, row[1] + start, shape.lanes))
-            start += width
-    return result
-
-
-def _across(rows: list[Row], number: int, shape: Shape, start: int) -> list[tuple[int, ...]]:
-    """Tiles that cover one vector's width of all rows, each put together from several of them."""
-    width, height = shape.lanes // shape.rows, shape.vectors * shape.rows
-    result: list[tuple[int, ...]] = []
-    for i in range(0, len(rows), height):
-        group = rows[i : i + height]
-        if len(group) == height:
-            (x, out), (next_x, next_out) = group[:2]
-            result.append((number, x + start, next_x - x, out + start, next_out - out))
-        else:
-            result += [tile for row in group for tile in _along(row, start, start + width)]
-    return result
+def _fits(shape: Shape, start: int, length: int, wide: int) -> bool:
+    """Whether a tile that begins there ends in the line, and no vector of it takes more rows than it can."""
+    if shape.rows == QUARTERS and QUARTERS * wide != shape.lanes:
+        return False
+    vectors = [start + v * shape.lanes for v in range(shape.vectors)]
+    rows = max((first + shape.lanes - 1) // wide - first // wide + 1 for first in vectors)
+    return vectors[-1] + shape.lanes <= length and rows <= shape.rows

@@ -98,14 +98,16 @@ class IndirectConvolution:
         schedule = self._schedules.get((height, width, split))
         if schedule is None:
             schedule = self._schedules[height, width, split] = self._schedule(height, width, split)
+        added = 0
         if residual is not None:
             residual = residual.contiguous()
+            added = residual.data_ptr()
         if residual is not None and self.overwrite:
             out = residual
         else:
-            out = x.new_empty(batch, len(self.outputs), *schedule.out_size)
+            out = x.new_empty((batch, len(self.outputs), *schedule.out_size))
         scratch = x.new_empty(threads * schedule.scratch_size) if schedule.scratch_size else None
-        source, target, added, room = (0 if t is None else t.data_ptr() for t in (x, out, residual, scratch))
+        source, target, room = x.data_ptr(), out.data_ptr(), 0 if scratch is None else scratch.data_ptr()
         if threads == 1:
             alone()(schedule.tasks, source, target, added, batch, room)
         else:
@@ -124,7 +126,7 @@ class IndirectConvolution:
                 f"a map of {height} × {width} needs {largest} numbers an image, more than the kernel can index; "
                 "use another form for this layer: layer.use('equal')"
             )
-        scratch_size = self.in_channels * walk.plane if len(walk.views) else 0
+        scratch_size = self.in_channels * walk.plane + walk.overhang if len(walk.views) else 0
         offsets = (self.inputs[:, None] * walk.plane + walk.tap_offsets).astype(np.int32).ravel()
         out_offsets = (self.outputs * pixels).astype(np.int32)
         chunk, bounds = self._shares(walk, split)
@@ -155,6 +157,8 @@ class IndirectConvolution:
             "pitch": walk.pitch,
             "down": self.window.stride[0],
             "right": self.window.stride[1],
+            "wide": walk.out_size[1],
+            "gap": walk.gap,
         }
         tasks = np.zeros(split, TASK)
         for name in TASK.names or ():

@@ -52,6 +52,8 @@ TASK = _record(
     "pitch",  # its columns
     "down",  # stride from row to row in the channel
     "right",  # stride from column to column in the channel
+    "wide",  # columns of the output
+    "gap",  # floats between two of its rows in the input
 )
 """What one thread does, whatever the call."""
 TASK_BYTES = TASK.itemsize
@@ -59,8 +61,10 @@ TASK_BYTES = TASK.itemsize
 BLOCK = _record("filter", "filters", "depth", "offset", "weight")
 """Filters that are computed together: the first one, how many, their inputs, where their offsets and weights begin."""
 
-TILE = _record("shape", "pixel", "step", "out_pixel", "out_step")
-"""Pixels that are computed together: number in SHAPES; first pixel and step in the input, and in the output."""
+TILE = _record("shape", "pixel", "step", "out_pixel", "left", "second_left")
+"""Pixels that are computed together: number in SHAPES; where the first one lies in the input, and how far behind it
+the second vector's; where in the output; how many pixels are left in the row where either vector begins.
+"""
 
 VIEW = _record("top", "left")
 """Where in a channel the first element of one of its packed planes comes from."""
@@ -138,11 +142,14 @@ def _multiply(task: np.record, source: int, out: int, residual: int) -> None:
                 block.depth,
                 source + 4 * place.pixel,
                 place.step,
+                place.left,
+                place.second_left,
+                task.wide,
+                task.gap,
                 task.offsets + 4 * block.offset,
                 task.weight + 4 * block.weight,
                 task.bias + 4 * block.filter,
                 out + 4 * place.out_pixel,
-                place.out_step,
                 task.out_offsets + 4 * block.filter,
                 residual + 4 * place.out_pixel if residual else 0,
                 low,

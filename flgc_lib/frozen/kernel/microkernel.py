@@ -33,14 +33,18 @@ class Shape(NamedTuple):
     lanes: int
     """Pixels of a vector."""
     rows: int
-    """How many rows of the map a vector is put together from: narrow maps would else leave lanes empty."""
+    """From how many rows of the map a vector is put together, at most: the ends of rows would else leave lanes empty.
+
+    QUARTERS of them are all of one length, a quarter of a vector.
+    """
 
 
-SHAPES = [Shape(2, LANES, 1), Shape(1, LANES, 1)]
+QUARTERS = 4
+SHAPES = [Shape(vectors, LANES, rows) for vectors in (2, 1) for rows in (1, 2, 3)]
+SHAPES += [Shape(1, LANES, QUARTERS)] if LANES > QUARTERS else []
 SHAPES += [Shape(1, lanes, 1) for lanes in (LANES // 2, 4, 1) if lanes < LANES]
-SHAPES += [Shape(2, LANES, 2), Shape(1, LANES, 4)] if LANES > 4 else []
-SHAPES = sorted(set(SHAPES), key=lambda shape: (shape.rows, -shape.vectors, -shape.lanes))
-"""Any row of pixels is a sum of the one-row shapes, which come first, the largest leading."""
+SHAPES = sorted(set(SHAPES), key=lambda shape: (-shape.vectors * shape.lanes, shape.rows))
+"""Those that cover the most lead, and among them those that are put together from the fewest rows."""
 
 FLOAT, INT32, INT64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 
@@ -52,12 +56,15 @@ def tile(
     shape: Any,
     depth: Any,
     x: Any,
-    x_step: Any,
+    step: Any,
+    left: Any,
+    second_left: Any,
+    wide: Any,
+    gap: Any,
     offsets: Any,
     weight: Any,
     bias: Any,
     out: Any,
-    out_step: Any,
     out_offsets: Any,
     residual: Any,
     low: Any,
@@ -72,17 +79,20 @@ def tile(
         shape: which of SHAPES the pixels are.
         depth: how many k.
         x: address of the tile's first pixel in plane 0.
-        x_step: distance in x from one vector, or row within it, to the next.
+        step: distance in x from the first vector to the second.
+        left: pixels from the first one to the end of its row.
+        second_left: the same for the second vector.
+        wide: pixels of a row.
+        gap: floats between two rows in x.
         offsets: address of int32 (depth,): where in x the k-th input begins.
         weight: address of (depth, filters).
         bias: address of (filters,).
         out: address of the tile's first pixel in plane 0.
-        out_step: the same in out and residual.
         out_offsets: address of int32 (filters,): where in out, and residual, each filter's plane begins.
         residual: address as out, or 0 for none.
         low: 0 for a ReLU, else -inf.
     """
-    signature = types.void(*[types.int64] * 12, types.float32)
+    signature = types.void(*[types.int64] * 15, types.float32)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         chosen_filters, chosen_shape, *rest = arguments
@@ -106,7 +116,7 @@ def _tile_function(module: ir.Module, filters: int, shape: Shape) -> ir.Function
     """The LLVM function of one size of tile; its arguments are `tile`'s from `depth` on."""
     name = f"flgc_tile_{filters}_{shape.vectors}_{shape.lanes}_{shape.rows}"
     if name not in module.globals:
-        function = ir.Function(module, ir.FunctionType(ir.VoidType(), [INT64] * 10 + [FLOAT]), name)
+        function = ir.Function(module, ir.FunctionType(ir.VoidType(), [INT64] * 13 + [FLOAT]), name)
         function.linkage = "internal"
         function.attributes.add("noinline")
         _TileWriter(function, filters, shape).write()
@@ -130,18 +140,21 @@ class _TileWriter:
         self.builder = ir.IRBuilder()
 
     def write(self) -> None:
-        depth, x, x_step, offsets, weight, bias, out, out_step, out_offsets, residual, low = self.function.args
+        depth, x, step, *row_ends, wide, gap, offsets, weight, bias, out, out_offsets, residual, low = (
+            self.function.args
+        )
         entry, loop, store = (self.function.append_basic_block(name) for name in ("entry", "loop", "store"))
         builder = self.builder
         builder.position_at_end(entry)
         x, weight, bias, out, added = (self._pointer(a, FLOAT) for a in (x, weight, bias, out, residual))
         offsets, out_offsets = self._pointer(offsets, INT32), self._pointer(out_offsets, INT32)
+        rows = self._rows(step, row_ends, wide, gap)
         biases = self._scalars(bias)
         start = {(f, v): biases[f] for f in range(self.filters) for v in range(self.shape.vectors)}
         builder.cbranch(builder.icmp_signed(">", depth, INT64(0)), loop, store)
 
         builder.position_at_end(loop)
-        sums = self._loop(start, entry, store, depth, x, x_step, offsets, weight)
+        sums = self._loop(start, entry, store, depth, x, rows, offsets, weight)
 
         builder.position_at_end(store)
         totals = {size: self._either(self.vector, (start[size], entry), (sums[size], loop)) for size in start}
@@ -150,18 +163,18 @@ class _TileWriter:
         builder.cbranch(builder.icmp_signed("!=", residual, INT64(0)), with_sum, no_sum)
         for block, summand in ((with_sum, added), (no_sum, None)):
             builder.position_at_end(block)
-            self._store(totals, floor, summand, out, out_step, out_offsets)
+            self._store(totals, floor, summand, out, out_offsets)
             builder.ret_void()
 
     def _loop(
-        self, start: Any, before: Any, after: Any, depth: Any, x: Any, x_step: Any, offsets: Any, weight: Any
+        self, start: Any, before: Any, after: Any, depth: Any, x: Any, rows: Any, offsets: Any, weight: Any
     ) -> dict[tuple[int, int], Any]:
         """Walks over the input channels in the present block, and returns the sums by (filter, vector of pixels)."""
         builder, loop = self.builder, self.builder.block
         k = self._either(INT64, (INT64(0), before))
         sums = {size: self._either(self.vector, (value, before)) for size, value in start.items()}
         plane = self._element(x, self._offset_at(offsets, k))
-        pixels = [self._load(plane, x_step, v) for v in range(self.shape.vectors)]
+        pixels = [self._put_together(plane, parts) for parts in rows]
         scales = self._scalars(self._element(weight, builder.mul(k, INT64(self.filters))))
         suffix = "f32" if self.shape.lanes == 1 else f"v{self.shape.lanes}f32"
         multiply_add = cgutils.get_or_insert_function(
@@ -175,17 +188,50 @@ class _TileWriter:
         builder.cbranch(builder.icmp_signed("<", next_k, depth), loop, after)
         return next_sums
 
-    def _store(self, totals: Any, floor: Any, residual: Any, out: Any, out_step: Any, out_offsets: Any) -> None:
+    def _rows(self, step: Any, row_ends: Any, wide: Any, gap: Any) -> list[list[tuple[Any, Any]]]:
+        """By vector and row: where in a plane to read, and from which lanes on the vector lies in this row."""
+        builder, result = self.builder, []
+        lanes = _lane_numbers(range(self.shape.lanes))
+        step_down = builder.add(gap, wide) if self.shape.rows == QUARTERS else gap
+        for v in range(self.shape.vectors):
+            place = builder.mul(step, INT64(v))
+            end = row_ends[v]
+            parts = [(place, None)]
+            for _ in range(1, self.shape.rows):
+                place = builder.add(place, step_down)
+                parts.append((place, builder.icmp_signed(">=", lanes, self._spread(builder.trunc(end, INT32)))))
+                end = builder.add(end, wide)
+            result.append(parts)
+        return result
+
+    def _put_together(self, plane: Any, parts: list[tuple[Any, Any]]) -> Any:
+        """A vector of pixels from its rows."""
+        builder = self.builder
+        if self.shape.rows < QUARTERS:
+            rows = [self._load(self._element(plane, place), self.vector) for place, _ in parts]
+            vector = rows[0]
+            for row, (_, lanes) in zip(rows[1:], parts[1:], strict=True):
+                vector = builder.select(lanes, row, vector)
+            return vector
+        quarter = ir.VectorType(FLOAT, self.shape.lanes // QUARTERS)
+        rows = [self._load(self._element(plane, place), quarter) for place, _ in parts]
+        while len(rows) > 1:  # neighbours become vectors of twice the length
+            in_order = _lane_numbers(range(2 * rows[0].type.count))
+            rows = [builder.shuffle_vector(a, b, in_order) for a, b in zip(rows[::2], rows[1::2], strict=True)]
+        return rows[0]
+
+    def _store(self, totals: Any, floor: Any, residual: Any, out: Any, out_offsets: Any) -> None:
         """Stores max(total + residual, floor), without the residual if it is None."""
         builder = self.builder
         for f in range(self.filters):
             plane = self._offset_at(out_offsets, f)
             for v in range(self.shape.vectors):
                 total = totals[f, v]
+                place = builder.add(plane, INT64(v * self.shape.lanes))
                 if residual is not None:
-                    total = builder.fadd(total, self._load(self._element(residual, plane), out_step, v))
+                    total = builder.fadd(total, self._load(self._element(residual, place), self.vector))
                 total = builder.select(builder.fcmp_ordered("<", total, floor), floor, total)  # NaN stays NaN
-                self._store_vector(total, self._element(out, plane), out_step, v)
+                builder.store(total, builder.bitcast(self._element(out, place), self.vector.as_pointer())).align = 4
 
     def _either(self, kind: Any, *incoming: tuple[Any, Any]) -> Any:
         """A value that depends on the block from which the present one was reached."""
@@ -210,35 +256,14 @@ class _TileWriter:
     def _spread(self, value: Any) -> Any:
         if self.shape.lanes == 1:
             return value
-        undefined = ir.Constant(self.vector, ir.Undefined)
+        undefined = ir.Constant(ir.VectorType(value.type, self.shape.lanes), ir.Undefined)
         first = self.builder.insert_element(undefined, value, INT32(0))
         return self.builder.shuffle_vector(first, undefined, _lane_numbers([0] * self.shape.lanes))
 
-    def _load(self, plane: Any, step: Any, v: int) -> Any:
-        """The v-th vector of pixels, put together from its rows."""
-        parts = []
-        for row in range(self.shape.rows):
-            parts.append(self.builder.load(self._row_address(plane, step, v, row)))
-            parts[-1].align = 4
-        while len(parts) > 1:  # neighbours become vectors of twice the length
-            in_order = _lane_numbers(range(2 * parts[0].type.count))
-            parts = [self.builder.shuffle_vector(a, b, in_order) for a, b in zip(parts[::2], parts[1::2], strict=True)]
-        return parts[0]
-
-    def _store_vector(self, value: Any, plane: Any, step: Any, v: int) -> None:
-        """Stores the v-th vector of pixels, taken apart into its rows."""
-        width = self.shape.lanes // self.shape.rows
-        for row in range(self.shape.rows):
-            part = value
-            if self.shape.rows > 1:
-                part = self.builder.shuffle_vector(value, value, _lane_numbers(range(row * width, (row + 1) * width)))
-            self.builder.store(part, self._row_address(plane, step, v, row)).align = 4
-
-    def _row_address(self, plane: Any, step: Any, v: int, row: int) -> Any:
-        width = self.shape.lanes // self.shape.rows
-        place = self._element(plane, self.builder.mul(step, INT64(v * self.shape.rows + row)))
-        kind = FLOAT if width == 1 else ir.VectorType(FLOAT, width)
-        return self.builder.bitcast(place, kind.as_pointer())
+    def _load(self, pointer: Any, kind: Any) -> Any:
+        value = self.builder.load(self.builder.bitcast(pointer, kind.as_pointer()))
+        value.align = 4
+        return value
 
 
 def _lane_numbers(numbers: Sequence[int]) -> ir.Constant:
