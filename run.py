@@ -59,7 +59,7 @@ TARGETS = {
             "ruff check .",
             "ruff format --check .",
             "mypy",
-            "pytest -n 3",  # on two cores: many tests wait for processes of their own
+            "pytest -n 2",
             f"{SIDE_BY_SIDE} --nbval-lax --nbval-current-env --nbval-cell-timeout 180 "
             "--nbval-sanitize-with tests/nbval_sanitize.cfg",
         ),

@@ -103,6 +103,8 @@ def execute(
         coalesce_streams=True,
         extra_arguments=["--IPKernelApp.log_level=40"],  # errors only
     )
+    # A client that answers widgets while it waits for a cell can miss the cell's end (nbclient, issue 312).
+    client.comm_open_handlers.clear()
     client.execute(env={**os.environ, "FLGC_MODE": mode})
     if measure or into == folder:
         _remember_time(lesson, mode, (time.perf_counter() - started) / 60, replace=measure)

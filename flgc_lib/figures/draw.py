@@ -96,10 +96,11 @@ def show(name: str, results: Path) -> None:
     if numbers is not None and numbers.empty:
         print(f"{figure.caption}: no run for it is recorded yet.")
         return
-    from matplotlib import pyplot  # shows at the end of a cell what is drawn on its canvas
+    from matplotlib import pyplot  # which a notebook shows, and the command line does without
 
     with _style():
         _draw(figure, caption, numbers, pyplot.figure())
+        pyplot.show()  # at the end of the cell it would be too late: leaving the style turns showing by itself off
 
 
 def check(results: Path, folder: Path) -> list[str]:
