@@ -227,6 +227,18 @@ def pictures_are_png(notebook, lesson):
     ]
 
 
+def figures_are_shown(notebook, lesson):
+    """What is to be seen in a cell is there, or a sentence that there is nothing to draw yet."""
+    shows = re.compile(r"^(?:draw\.|plt\.)?show\(", re.MULTILINE)
+    return [
+        f"{c.id} shows no figure"
+        for c in code(notebook)
+        if shows.search(c.source)
+        and not any("image/png" in o.get("data", {}) for o in c.outputs)
+        and "no run" not in printed(c)
+    ]
+
+
 def links_lead_somewhere(notebook, lesson):
     markdown = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     links = {link.split("#")[0] for link in re.findall(r"\]\((?!https?://|#)([^)\s]+)\)", markdown)}
@@ -310,6 +322,7 @@ BREAKS = [
     (ends_with_what_to_try_and_recall, lambda n: _set(n.cells[4], source=END.replace("</details>", "", 1)), "five"),
     (short_cells, lambda n: _set(n.cells[3], source="\n".join(["1"] * (LONGEST_CELL + 1))), "lines"),
     (pictures_are_png, lambda n: n.cells[3].outputs.append(SVG), "svg"),
+    (figures_are_shown, lambda n: _set(n.cells[3], source="plt.show()"), "shows no figure"),
     (links_lead_somewhere, lambda n: _set(n.cells[2], source="[x](09-nothing.ipynb)"), "09-nothing.ipynb"),
 ]
 GUARDS = list(dict.fromkeys(guard for guard, _, _ in BREAKS))
@@ -455,7 +468,8 @@ def test_what_would_differ_at_the_next_run_is_not_stored(good):
     notebooks._forget_what_differs(good)
     assert good.metadata["language_info"] == {"name": "python"}
     assert "widgets" not in good.metadata
-    assert [output.output_type for output in good.cells[3].outputs] == ["stream"]
+    assert good.cells[3].outputs == []  # what a widget shows goes with it
+    assert [output.output_type for output in good.cells[1].outputs] == ["stream"]
 
 
 def test_the_mode_decides_the_amount_and_must_be_known(monkeypatch, capsys):

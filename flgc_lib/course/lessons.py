@@ -144,7 +144,7 @@ COURSE = (
         "really-fast",
         "Making it really fast",
         do="measure that a mask saves nothing, re-order channels by index, and run unequal, overlapping groups fast",
-        learn="turn learned groups into an inference layer that is as fast as its MACs promise, and say where it isn't",
+        learn="turn learned groups into an inference layer that is nearly as fast as its MACs promise, and say where it isn't",
         need=("04",),
         study=150,
         paper="section 1 (why cost matters), carried to its end",

@@ -191,12 +191,15 @@ def insert_solutions(notebook: Notebook) -> int:
 
 
 def _forget_what_differs(notebook: Notebook) -> None:
-    """Leaves out what would be another one at the next run: Python's version, and widgets, dead without a kernel."""
+    """Leaves out what would be another one at the next run: Python's version, and widgets, dead without a kernel.
+
+    With a widget goes what it shows; the cell below it has a picture for readers without a kernel.
+    """
     notebook.metadata.pop("widgets", None)
     notebook.metadata.get("language_info", {}).pop("version", None)
     for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {})]
+        if cell.cell_type == "code" and any(WIDGET in o.get("data", {}) for o in cell.outputs):
+            cell.outputs = []
 
 
 def _times() -> dict[str, dict[str, float]]:
