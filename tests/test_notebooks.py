@@ -464,7 +464,8 @@ def test_executing_goes_on_after_a_failing_notebook_and_changes_nothing_the_seco
 def test_what_would_differ_at_the_next_run_is_not_stored(good):
     good.metadata["widgets"] = {"state": {"3f2a": {}}}
     good.metadata["language_info"] = {"name": "python", "version": "3.11.7"}
-    good.cells[3].outputs.append(v4.new_output("display_data", data={notebooks.WIDGET: {"model_id": "3f2a"}}))
+    widget = v4.new_output("display_data", data={notebooks.WIDGET: {"model_id": "3f2a"}})
+    good.cells[3].outputs = [*good.cells[3].outputs, widget]
     notebooks._forget_what_differs(good)
     assert good.metadata["language_info"] == {"name": "python"}
     assert "widgets" not in good.metadata
