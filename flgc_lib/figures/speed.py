@@ -1,5 +1,6 @@
 """The benchmark's figure: how many times faster than the dense network each candidate is."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ from flgc_lib.bench.candidates import BASELINE, ENGINES
 from flgc_lib.experiment import measurements
 from flgc_lib.figures.styles import LINES, MARKERS, STYLES
 
-_COLUMNS = ["stem", "batch", "threads", "candidate", "groups", "mmacs", "milliseconds", "times_faster"]
+_COLUMNS = ["processor", "stem", "batch", "threads", "candidate", "groups", "mmacs", "milliseconds", "times_faster"]
 _LINES = {"frozen": "-", "frozen, PyTorch": "-.", "onnxruntime": "--", "eager": ":", "masked": ":"}
 """Line of each way to run a network."""
 _NETWORKS: dict[str, dict[str, Any]] = {
@@ -24,76 +25,96 @@ _NETWORKS: dict[str, dict[str, Any]] = {
 
 
 _OTHERS = [called for called in ENGINES.values() if called != "onnxruntime"]
-_KINDS = ("equal", "grouped", "flgc")
-"""What the networks of the engines' figure are: each has its method's colour."""
+_KINDS = {"grouped": "fixed groups", "equal": "learned, equal sizes", "flgc": "learned, unequal"}
+"""What the networks of the engines' figure are: each has its method's colour, and a panel."""
 
 
 def speed(results: Path) -> pd.DataFrame:
     """What the figure shows of the benchmark's records: our own forms, PyTorch's, and onnxruntime in fp32."""
-    rows = _all(results)
-    return rows if rows.empty else rows[~_in_other_engines(rows) & ~rows["candidate"].str.startswith("equal")]
+    rows = measurements.read(results / report.TABLE).filter(_COLUMNS)
+    if rows.empty:
+        return rows
+    return _of_one_processor(rows[~_in_other_engines(rows) & ~rows["candidate"].str.startswith("equal")])
 
 
 def engine_speed(results: Path) -> pd.DataFrame:
     """What the figure of engines shows: every engine and precision, and the kernel, where they were measured."""
-    rows = _all(results)
+    rows = measurements.read(results / report.TABLE).filter(_COLUMNS)
     if rows.empty:
         return rows
     names = [BASELINE, *(f"{kind} {how}" for kind in _KINDS for how in ("frozen", *ENGINES.values()))]
-    case = [rows[name] for name in ("stem", "batch", "threads")]
+    case = [rows[name] for name in ("processor", "stem", "batch", "threads")]
     measured = _in_other_engines(rows).groupby(case).transform("any")
-    return rows[measured & rows["candidate"].isin(names)]
+    return _of_one_processor(rows[measured & rows["candidate"].isin(names)])
 
 
 def draw_speed(numbers: pd.DataFrame, canvas: Canvas) -> None:
     """Times faster than dense against the number of groups, a panel for each combination, with what MACs promise."""
     candidates = sorted(numbers["candidate"][numbers["groups"] > 1].unique())
-    _draw(numbers, canvas, {name: _look(name) for name in candidates})
+    styles = {name: _look(name) for name in candidates}
+    cases = numbers.groupby(["stem", "batch", "threads"], sort=True)
+    _draw({_case(case): (found, styles) for case, found in cases}, canvas)
 
 
 def draw_engine_speed(numbers: pd.DataFrame, canvas: Canvas) -> None:
-    """The same for every engine and precision, by line and marker; the kind of groups is the colour."""
-    styles = {}
-    for kind in _KINDS:
-        for order, how in enumerate(("frozen", *ENGINES.values())):
-            look = {"linestyle": LINES[order % len(LINES)], "marker": MARKERS[order % len(MARKERS)]}
-            styles[f"{kind} {how}"] = {"color": STYLES[kind]["color"], **look}
-    measured = set(numbers["candidate"])
-    _draw(numbers, canvas, {name: style for name, style in styles.items() if name in measured})
-
-
-def _all(results: Path) -> pd.DataFrame:
-    return measurements.read(results / report.TABLE).filter(_COLUMNS)
+    """The same for every engine and precision, by line and marker, a panel for each kind of groups."""
+    panels = {}
+    for case, found in numbers.groupby(["stem", "batch", "threads"], sort=True):
+        for kind, words in _KINDS.items():
+            styles = {
+                f"{kind} {how}": {"color": STYLES[kind]["color"], "linestyle": line, "marker": marker}
+                for how, line, marker in zip(("frozen", *ENGINES.values()), LINES * 2, MARKERS, strict=False)
+            }
+            panels[f"{words}\n{_case(case)}"] = (found, styles)
+    _draw(panels, canvas, name=lambda candidate: candidate.partition(" ")[2])
 
 
 def _in_other_engines(rows: pd.DataFrame) -> pd.Series:
     return rows["candidate"].str.endswith(tuple(_OTHERS))
 
 
-def _draw(numbers: pd.DataFrame, canvas: Canvas, styles: dict[str, dict[str, Any]]) -> None:
-    cases = list(numbers.groupby(["stem", "batch", "threads"], sort=True))
-    rows = -(-len(cases) // 2)
+def _of_one_processor(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the processor that has most: what is compared was measured on one."""
+    return rows[rows["processor"] == rows["processor"].mode().iloc[0]]
+
+
+def _case(case: object) -> str:
+    stem, batch, threads = cast(tuple[str, int, int], case)
+    return f"{stem}, {report.load(batch, threads)}"
+
+
+def _draw(
+    contents: Mapping[str, tuple[pd.DataFrame, Mapping[str, dict[str, Any]]]],
+    canvas: Canvas,
+    name: Callable[[str], str] = str,
+) -> None:
+    """A panel for each title, with lines of the candidates that have a style; `name` is what the legend calls them."""
+    rows = -(-len(contents) // 2)
     canvas.set_figheight(1.9 + 2 * rows)
     panels = canvas.subplots(rows, 2, sharex=True, sharey=True, squeeze=False).ravel()
-    for axes, (case, found) in zip(panels, cases, strict=False):
-        stem, batch, threads = cast(tuple[str, int, int], case)
-        for name, style in styles.items():
-            line = found[found["candidate"] == name].sort_values("groups")
-            axes.plot(line["groups"], line["times_faster"], label=name, markersize=4, **style)
+    for axes, (title, (found, styles)) in zip(panels, contents.items(), strict=False):
+        for candidate, style in styles.items():
+            line = found[found["candidate"] == candidate].sort_values("groups")
+            if len(line):
+                axes.plot(line["groups"], line["times_faster"], label=name(candidate), markersize=4, **style)
         dense = found[found["candidate"] == BASELINE]["mmacs"].iloc[0]
         promised = found[found["candidate"] == "grouped frozen"].sort_values("groups")
         axes.plot(promised["groups"], dense / promised["mmacs"], label="MACs of equal groups", color="0.8", linewidth=4,
                   zorder=1)  # fmt: skip
         axes.axhline(1, color="black", linestyle="--", linewidth=0.8)
-        _log_axes(axes, sorted(numbers["groups"][numbers["groups"] > 1].unique()))
-        axes.set_title(f"{stem}, {report.load(batch, threads)}", fontsize="small")
-    for axes in panels[len(cases) :]:
+        _log_axes(axes, sorted(found["groups"][found["groups"] > 1].unique()))
+        axes.set_title(title, fontsize="small")
+    for axes in panels[len(contents) :]:
         axes.set_axis_off()
     for axes in panels[-2:]:
         axes.set_xlabel("number of groups G")
     canvas.supylabel("times faster than dense (log scale)", fontsize="medium")
-    handles, labels = panels[0].get_legend_handles_labels()
-    canvas.legend(handles, labels, loc="outside lower center", ncols=2, fontsize="small", frameon=False)
+    labelled = {
+        label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    canvas.legend(
+        [*labelled.values()], [*labelled], loc="outside lower center", ncols=2, fontsize="small", frameon=False
+    )
 
 
 def _look(candidate: str) -> dict[str, Any]:
