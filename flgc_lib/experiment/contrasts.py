@@ -177,8 +177,8 @@ def _confidence(records: Records, known: dict[Pair, pd.Series]) -> list[str]:
         rule = origin[origin["method"] == "flgc-dup"]
         sentences.append(
             f"With the rule, S at the end correlates with its random start by {rule['correlation'].median():.3f} "
-            f"(median over layers and runs), and in the layers whose S is recorded "
-            f"{100 * rule['at_start'].sum() / rule['copies'].sum():.0f} % of the final copies are there before any "
-            "training: where that is so, copies by chance are compared with copies by chance."
+            "(median over layers and runs), and "
+            f"{100 * rule['at_start'].sum() / rule['copies'].sum():.0f} % of the final copies in the layers whose S is "
+            "recorded are there before any training: copies by chance are compared with copies by chance."
         )
     return sentences

@@ -75,7 +75,7 @@ def _in_other_engines(rows: pd.DataFrame) -> pd.Series:
 
 def _of_one_processor(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of the processor that has most: what is compared was measured on one."""
-    return rows[rows["processor"] == rows["processor"].mode().iloc[0]]
+    return rows[rows["processor"] == rows["processor"].mode().iloc[0]].reset_index(drop=True)
 
 
 def _case(case: object) -> str:
