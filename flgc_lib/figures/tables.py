@@ -61,7 +61,8 @@ def _premise(records: Records) -> str:
     rows = [
         {
             "way": f"{row['arm']} − {row['baseline']}",
-            "points": f"{row['difference']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]",
+            "points": f"{row['difference']:+.2f}"
+            + (f" [{row['low']:+.2f}, {row['high']:+.2f}]" if row["seeds"] > 1 else ""),
             "seeds": row["seeds"],
             "accuracy (%)": f"{row['accuracy']:.2f}",
             "MACs (M)": f"{row['mega_macs']:.2f}",
