@@ -285,7 +285,7 @@ def test_five_hundred_changed_files_give_an_answer_or_a_sentence(file, checked, 
         try:
             frozen(X)
             answers += 1
-        except (ValueError, RuntimeError, TypeError, IndexError, NotImplementedError, AttributeError):
+        except (ValueError, RuntimeError, TypeError, IndexError, AttributeError):
             continue  # PyTorch's own sentence about the operation
     assert 20 < answers < 480
     assert sentences == {True}

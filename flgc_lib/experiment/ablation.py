@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from flgc_lib.data import Batches, load
+from flgc_lib.data import load
 from flgc_lib.experiment import measurements
 from flgc_lib.experiment.assignments import learned_layers
 from flgc_lib.experiment.checkpoint import trained_network
+from flgc_lib.experiment.deploy import accuracy
 from flgc_lib.experiment.records import code_version, processor_name
 from flgc_lib.files import RESULTS, ROOT
 from flgc_lib.layers import FLGConv2d
@@ -21,7 +22,6 @@ from flgc_lib.layers import FLGConv2d
 TABLE = "ablation.csv"
 DRAWS = 5
 """Random choices of connections to remove, over which accuracy is averaged."""
-_BATCH = 500
 
 
 def ablate_checkpoint(checkpoint: Path, *, root: Path = ROOT, results: Path = RESULTS) -> dict[str, object]:
@@ -43,15 +43,14 @@ def ablate_checkpoint(checkpoint: Path, *, root: Path = ROOT, results: Path = RE
         OSError: if the row cannot be written.
     """
     saved, model = trained_network(checkpoint)
+    model.eval()
     settings = saved.settings
     layers = list(learned_layers(model).values())
     copied = [copies(layer) for layer in layers]
     number = sum(int(c.sum()) for c in copied)
     if number == 0:
         raise ValueError(f"{checkpoint}: no channel of {settings.id} is copied, so there is nothing to remove")
-    dataset = load(settings.data, root)
-    dataset = dataset.hold_out(settings.hold_out) if settings.hold_out else dataset
-    test = list(Batches(dataset.test_images, dataset.test_labels, _BATCH))
+    dataset = settings.part_of(load(settings.data, root))
     generator = torch.Generator().manual_seed(settings.seed)
     drawn = [[_drawn(layer, int(c.sum()), generator) for layer, c in zip(layers, copied, strict=True)]
              for _ in range(DRAWS)]  # fmt: skip
@@ -61,7 +60,7 @@ def ablate_checkpoint(checkpoint: Path, *, root: Path = ROOT, results: Path = RE
         with torch.no_grad():
             for layer, weight, memberships in zip(layers, weights, lost, strict=True):
                 layer.weight.copy_(weight.masked_fill(_connections(layer, memberships)[:, :, None, None], 0))
-        return _accuracy(model, test)
+        return accuracy(model, dataset)
 
     row: dict[str, object] = {
         "run": settings.id,
@@ -104,11 +103,3 @@ def _drawn(layer: FLGConv2d, number: int, generator: torch.Generator) -> Tensor:
 def _connections(layer: FLGConv2d, memberships: Tensor) -> Tensor:
     """The weights, BoolTensor (N, C), by which filters read channels through these memberships."""
     return (layer.filter_membership().float() @ memberships.float().T).bool()
-
-
-@torch.no_grad()
-def _accuracy(model: nn.Module, test: list[tuple[Tensor, Tensor]]) -> float:
-    """Share of the images that the network gets right."""
-    model.eval()
-    right = sum(int((model(images).argmax(dim=1) == labels).sum()) for images, labels in test)
-    return right / sum(len(labels) for _, labels in test)

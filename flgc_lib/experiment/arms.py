@@ -46,18 +46,14 @@ def differences(records: Records, contrasts: Sequence[Contrast] = SECONDARY) -> 
             pairs = _pairs(_runs(records, arm, groups), _runs(records, baseline, groups))
             if pairs.empty:
                 continue
-            points = 100 * (pairs["test_accuracy_x"] - pairs["test_accuracy_y"]).to_numpy(dtype=float)
-            low, high = interval(points)
+            points = _points(pairs)
             ours, theirs = (_correct(records, pairs[f"run_{side}"]) for side in "xy")
             rows.append(
                 {
                     "arm": arm,
                     "baseline": baseline,
                     "groups": groups,
-                    "seeds": len(points),
-                    "difference": points.mean(),
-                    "low": low,
-                    "high": high,
+                    **_summary(points),
                     "images": 100 * image_noise(ours, theirs),
                     "loss": float((pairs["test_loss_x"] - pairs["test_loss_y"]).mean()),
                     "p": p_value(points),
@@ -81,19 +77,14 @@ def ways(records: Records) -> pd.DataFrame:
         pairs = _pairs(*runs)
         if pairs.empty:
             continue
-        points = 100 * (pairs["test_accuracy_x"] - pairs["test_accuracy_y"]).to_numpy(dtype=float)
-        low, high = interval(points)
         copies = origin[origin["run"].isin(pairs["run_x"])]
         rows.append(
             {
                 "arm": arm,
                 "baseline": baseline,
-                "seeds": len(points),
+                **_summary(_points(pairs)),
                 "accuracy": 100 * pairs["test_accuracy_x"].mean(),
                 "mega_macs": pairs["macs_x"].mean() / 1e6,
-                "difference": points.mean(),
-                "low": low,
-                "high": high,
                 "correlation": copies["correlation"].median(),
                 "copies": copies.groupby("run")["copies"].sum().mean(),
                 "new": 100 * (1 - copies["at_start"].sum() / copies["copies"].sum()),
@@ -137,6 +128,16 @@ def _recorded(records: Records, planned: Sequence[Settings]) -> pd.DataFrame:
 def _pairs(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
     """Runs of two arms that have the seed and the kind of processor in common."""
     return ours.merge(theirs, on=["seed", "processor"], validate="one_to_one").sort_values("seed")
+
+
+def _points(pairs: pd.DataFrame) -> np.ndarray:
+    """Differences in test accuracy of the pairs, points."""
+    return 100 * (pairs["test_accuracy_x"] - pairs["test_accuracy_y"]).to_numpy(dtype=float)
+
+
+def _summary(points: np.ndarray) -> dict[str, Any]:
+    low, high = interval(points)
+    return {"seeds": len(points), "difference": points.mean(), "low": low, "high": high}
 
 
 def _correct(records: Records, runs: pd.Series) -> np.ndarray:

@@ -146,19 +146,20 @@ def _evidence(records: Records, pair: Pair) -> str:
     at = ", ".join(map(str, means.index))
     first, second = (", ".join(f"{a:.2f}" for a in means[method]) for method in pair)
     sentence = (
-        f"At G = {at} accuracy is {first} % {here} and {second} % {there}: a difference of {_bracketed(row)} points"
+        f"At G = {at} accuracy is {first} % {here} and {second} % {there}: a difference of {bracketed(row)} points"
         f"{' on average' * (len(means) > 1)}, {verdict(row['low'], row['high'], row['seeds'])}."
     )
     everywhere = paired_differences(records, [pair], any_processor=True).iloc[-1].to_dict()
     if everywhere["seeds"] > row["seeds"]:
         sentence += (
             f" These are the {row['seeds']} seeds whose two runs are on one kind of processor, a condition set after "
-            f"results were known; over all {everywhere['seeds']} it is {_bracketed(everywhere)}."
+            f"results were known; over all {everywhere['seeds']} it is {bracketed(everywhere)}."
         )
     return sentence
 
 
-def _bracketed(row: Mapping[Any, float]) -> str:
+def bracketed(row: Mapping[Any, Any]) -> str:
+    """A row's difference and, of several seeds, its interval."""
     bracket = f" [{row['low']:+.2f}, {row['high']:+.2f}]" if row["seeds"] > 1 else ""
     return f"{row['difference']:+.2f}{bracket}"
 

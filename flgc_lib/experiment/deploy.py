@@ -67,7 +67,7 @@ def export_checkpoint(
     if data is None:
         return found
     run = engines.load(output, torch.Size((TEST_BATCH, 3, size, size)))
-    before, after = _accuracy(frozen, data), _accuracy(run, data)
+    before, after = accuracy(frozen, data), accuracy(run, data)
     if results is not None:
         row = {
             "run": saved.settings.id,
@@ -89,7 +89,7 @@ def export_checkpoint(
 
 
 @torch.no_grad()
-def _accuracy(run: Callable[[Tensor], Tensor], data: Dataset) -> float:
+def accuracy(run: Callable[[Tensor], Tensor], data: Dataset) -> float:
     """Share of the test images that `run`, which takes batches of one size, gets right."""
     right = 0
     for images, labels in Batches(data.test_images, data.test_labels, TEST_BATCH):

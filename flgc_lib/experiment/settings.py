@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from flgc_lib.clustered import BudgetConv2d
+from flgc_lib.data import Dataset
 from flgc_lib.grouping import check_choice
 from flgc_lib.layers import Score
 from flgc_lib.methods import METHODS, Method
@@ -153,6 +154,10 @@ class Settings:
         digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
         groups = "" if self.method == "dense" else f"-g{self.groups}"
         return f"{self.method}{groups}-s{self.seed}-{digest}"
+
+    def part_of(self, dataset: Dataset) -> Dataset:
+        """The images that the run is trained and tested on: all of a dataset, or those that tuning may see."""
+        return dataset.hold_out(self.hold_out) if self.hold_out else dataset
 
     @property
     def trained(self) -> "Settings":

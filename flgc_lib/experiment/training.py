@@ -48,7 +48,7 @@ class Classifier(lightning.LightningModule):
         # Two optimisers of different kinds, SGD for the weights and Adam for S and T, need manual optimisation.
         self.automatic_optimization = False
         self.settings = settings
-        self.dataset = dataset.hold_out(settings.hold_out) if settings.hold_out else dataset
+        self.dataset = settings.part_of(dataset)
         self.model = settings.network(len(dataset.classes)).to(memory_format=torch.channels_last)
         self.layers = learned_layers(self.model)
         self.history: list[dict[str, float]] = []
@@ -236,7 +236,7 @@ def check_fits(settings: Settings, dataset: Dataset) -> None:
         ValueError: for example for too many groups, or a batch of more images than there are.
     """
     settings.network(len(dataset.classes))
-    held = dataset.hold_out(settings.hold_out) if settings.hold_out else dataset
+    held = settings.part_of(dataset)
     Batches(held.train_images, held.train_labels, settings.batch, shuffle_seed=settings.seed)
 
 

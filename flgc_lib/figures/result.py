@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from flgc_lib.experiment.analysis import Records
-from flgc_lib.experiment.contrasts import PAIRS, Pair, paired_differences
+from flgc_lib.experiment.contrasts import PAIRS, Pair, bracketed, paired_differences
 from flgc_lib.experiment.statistics import verdict
 from flgc_lib.methods import METHODS
 
@@ -20,7 +20,7 @@ def differences(records: Records) -> list[dict[str, str]]:
     return [
         {
             "contrast": f"`{row['method']}` − `{row['baseline']}`",
-            "difference (points)": _bracketed(row),
+            "difference (points)": bracketed(row),
             "seeds": str(row["seeds"]),
             "MACs (%)": f"{_extra_macs(records, (row['method'], row['baseline'])):+.1f}",
             "verdict": verdict(row["low"], row["high"], row["seeds"]),
@@ -43,7 +43,7 @@ def use(records: Records) -> str:
             cheaper = pair[0] if price < 0 else pair[1]
             advice = f"the cheaper, `{cheaper}` ({METHODS[cheaper].what})"
         lines.append(
-            f"- `{pair[0]}` or `{pair[1]}`: take {advice}. The first differs by {_bracketed(row)} points, {says}, and "
+            f"- `{pair[0]}` or `{pair[1]}`: take {advice}. The first differs by {bracketed(row)} points, {says}, and "
             f"by {price:+.1f} % multiply-accumulates."
         )
     return "\n".join(lines)
@@ -60,11 +60,6 @@ def _means(records: Records, pairs: tuple[Pair, ...]) -> Iterator[dict[str, Any]
         found = paired_differences(records, [pair])
         if len(found):
             yield {str(name): value for name, value in found.iloc[-1].items()}
-
-
-def _bracketed(row: dict[str, Any]) -> str:
-    interval = f" [{row['low']:+.2f}, {row['high']:+.2f}]" if row["seeds"] > 1 else ""
-    return f"{row['difference']:+.2f}{interval}"
 
 
 def _extra_macs(records: Records, pair: Pair) -> float:

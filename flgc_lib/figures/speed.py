@@ -28,10 +28,13 @@ _OTHERS = [called for called in ENGINES.values() if called != "onnxruntime"]
 _KINDS = {"grouped": "fixed groups", "equal": "learned, equal sizes", "flgc": "learned, unequal"}
 """What the networks of the engines' figure are: each has its method's colour, and a panel."""
 
+_WAYS = ("frozen", *ENGINES.values())
+"""What runs them."""
+
 
 def speed(results: Path) -> pd.DataFrame:
     """What the figure shows of the benchmark's records: our own forms, PyTorch's, and onnxruntime in fp32."""
-    rows = measurements.read(results / report.TABLE).filter(_COLUMNS)
+    rows = _all(results)
     if rows.empty:
         return rows
     return _of_one_processor(rows[~_in_other_engines(rows) & ~rows["candidate"].str.startswith("equal")])
@@ -39,10 +42,10 @@ def speed(results: Path) -> pd.DataFrame:
 
 def engine_speed(results: Path) -> pd.DataFrame:
     """What the figure of engines shows: every engine and precision, and the kernel, where they were measured."""
-    rows = measurements.read(results / report.TABLE).filter(_COLUMNS)
+    rows = _all(results)
     if rows.empty:
         return rows
-    names = [BASELINE, *(f"{kind} {how}" for kind in _KINDS for how in ("frozen", *ENGINES.values()))]
+    names = [BASELINE, *(f"{kind} {how}" for kind in _KINDS for how in _WAYS)]
     case = [rows[name] for name in ("processor", "stem", "batch", "threads")]
     measured = _in_other_engines(rows).groupby(case).transform("any")
     return _of_one_processor(rows[measured & rows["candidate"].isin(names)])
@@ -63,10 +66,14 @@ def draw_engine_speed(numbers: pd.DataFrame, canvas: Canvas) -> None:
         for kind, words in _KINDS.items():
             styles = {
                 f"{kind} {how}": {"color": STYLES[kind]["color"], "linestyle": line, "marker": marker}
-                for how, line, marker in zip(("frozen", *ENGINES.values()), LINES * 2, MARKERS, strict=False)
+                for how, line, marker in zip(_WAYS, LINES * 2, MARKERS, strict=False)
             }
             panels[f"{words}\n{_case(case)}"] = (found, styles)
     _draw(panels, canvas, name=lambda candidate: candidate.partition(" ")[2])
+
+
+def _all(results: Path) -> pd.DataFrame:
+    return measurements.read(results / report.TABLE).filter(_COLUMNS)
 
 
 def _in_other_engines(rows: pd.DataFrame) -> pd.Series:

@@ -11,7 +11,7 @@ from flgc_lib.bench import report
 from flgc_lib.bench.candidates import BASELINE
 from flgc_lib.experiment import ablation, arms, deploy, measurements
 from flgc_lib.experiment.analysis import Records, accuracy_by, arm_columns, of_grid
-from flgc_lib.experiment.contrasts import answer
+from flgc_lib.experiment.contrasts import answer, bracketed
 from flgc_lib.experiment.grids import PREMISE_SEEDS, WAYS, Grid
 from flgc_lib.experiment.statistics import interval
 from flgc_lib.figures import result
@@ -61,8 +61,7 @@ def _premise(records: Records) -> str:
     rows = [
         {
             "way": f"{row['arm']} − {row['baseline']}",
-            "points": f"{row['difference']:+.2f}"
-            + (f" [{row['low']:+.2f}, {row['high']:+.2f}]" if row["seeds"] > 1 else ""),
+            "points": bracketed(row),
             "seeds": row["seeds"],
             "accuracy (%)": f"{row['accuracy']:.2f}",
             "MACs (M)": f"{row['mega_macs']:.2f}",

@@ -96,7 +96,8 @@ def _packed(
     out_size: tuple[int, int], starts: list[int], views: list[tuple[int, int]], rows: int, pitch: int
 ) -> Geometry:
     high, wide = out_size
-    tiles, plane, gap = _tiles(high * wide, wide, pitch - wide), len(views) * rows * pitch, pitch - wide
+    gap, plane = pitch - wide, len(views) * rows * pitch
+    tiles = _tiles(high * wide, wide, gap)
     return Geometry(out_size, tiles, np.array(starts, np.int64), plane, np.array(views, VIEW), rows, pitch, gap)
 
 
