@@ -7,17 +7,19 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
 
 from flgc_lib.clustered import BudgetConv2d
-from flgc_lib.data import Dataset
 from flgc_lib.grouping import check_choice
 from flgc_lib.layers import Score
 from flgc_lib.methods import METHODS, Method
 from flgc_lib.resnet import Stem, Where, resnet
+
+if TYPE_CHECKING:  # `flgc train --help` is to be quick, and reading images is not
+    from flgc_lib.data import Dataset
 
 Precision = Literal["bf16", "fp32"]
 CopyTime = Literal["training", "post-hoc"]
@@ -155,7 +157,7 @@ class Settings:
         groups = "" if self.method == "dense" else f"-g{self.groups}"
         return f"{self.method}{groups}-s{self.seed}-{digest}"
 
-    def part_of(self, dataset: Dataset) -> Dataset:
+    def part_of(self, dataset: "Dataset") -> "Dataset":
         """The images that the run is trained and tested on: all of a dataset, or those that tuning may see."""
         return dataset.hold_out(self.hold_out) if self.hold_out else dataset
 
