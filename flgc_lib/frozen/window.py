@@ -18,3 +18,8 @@ class Window(NamedTuple):
             (height + 2 * above - gap_down * (high - 1) - 1) // down + 1,
             (width + 2 * left - gap_right * (wide - 1) - 1) // right + 1,
         )
+
+    @property
+    def is_by_pixel(self) -> bool:
+        """Whether each pixel of the output depends on the one at its place only."""
+        return (self.kernel_size, self.stride, self.padding) == ((1, 1), (1, 1), (0, 0))

@@ -1,6 +1,6 @@
 """How the indirect convolution walks over a map: where it reads its taps, and which pixels it computes together.
 
-- A 1×1 convolution reads the rows of its input where they lie.
+- A 1×1 convolution reads the rows of its input where they lie, or in bf16 a copy of them as one long row.
 - Any other reads a copy of its input with zeros around it, one plane for each phase of the stride, in which each tap of
   the kernel is a shift.
 - On very small maps the copy has a plane for each tap instead (im2col).
@@ -55,7 +55,7 @@ class Geometry:
         return vectors * len(self.tap_offsets) * readers + copy
 
 
-def geometry(window: Window, height: int, width: int, readers: float) -> Geometry:
+def geometry(window: Window, height: int, width: int, readers: float, *, in_place: bool = True) -> Geometry:
     """Chooses between shifts and im2col, and cuts the output into tiles.
 
     Args:
@@ -63,8 +63,9 @@ def geometry(window: Window, height: int, width: int, readers: float) -> Geometr
         height: H.
         width: W.
         readers: how many filters read a channel, on average: a copy costs less the more there are.
+        in_place: whether a 1×1 convolution may read its input where it lies.
     """
-    if window == Window((1, 1), (1, 1), (0, 0), window.dilation):
+    if window.is_by_pixel and in_place:
         pixels = height * width
         return Geometry((height, width), _tiles(pixels, pixels, 0), np.zeros(1, np.int64), pixels, np.zeros(0, VIEW))
     choices = _shifts(window, height, width), _columns(window, height, width)

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from flgc_lib.frozen.kernel.geometry import Geometry, geometry
-from flgc_lib.frozen.kernel.loops import BLOCK, TASK, alone, together
+from flgc_lib.frozen.kernel.loops import BLOCK, PAIR, TASK, alone, share_address, together
 from flgc_lib.frozen.kernel.microkernel import LANES, MOST_FILTERS
+from flgc_lib.frozen.kernel.pairs import share_address as share_address_of_pairs
 from flgc_lib.frozen.window import Window
 
 CACHE_FLOATS = 65536
@@ -59,6 +60,7 @@ class IndirectConvolution:
         in_channels: C.
         relu: whether negative results become 0.
         overwrite: whether the residual's memory may become the result's.
+        bf16: whether input and weights are rounded to bf16; sums stay float32. Needs a processor that has it.
     """
 
     def __init__(
@@ -72,19 +74,27 @@ class IndirectConvolution:
         *,
         relu: bool,
         overwrite: bool,
+        bf16: bool = False,
     ) -> None:
-        alone()  # the machine code is made now, if it can be made at all
+        self.share = share_address_of_pairs() if bf16 else share_address()  # made now, if it can be made at all
         self.window = window
         self.in_channels = in_channels
         self.relu = relu
         self.overwrite = overwrite
-        self.inputs = torch.cat(list(inputs)).numpy().astype(np.int64)
+        self.bf16 = bf16
+        self.area = math.prod(window.kernel_size)
+        if bf16:
+            pairs, weights = _in_pairs(inputs, weights)
+            self.inputs = np.arange(len(pairs))
+            self.packed = np.array([(i, *pair) for i, pair in enumerate(pairs)], PAIR)
+        else:
+            self.inputs = torch.cat(list(inputs)).numpy().astype(np.int64)
+            self.packed = np.arange(in_channels)
         self.outputs = outputs.numpy().astype(np.int64)
         self.bias = bias.numpy()
         self.blocks, self.weight = _in_blocks(weights)
-        self.area = math.prod(window.kernel_size)
         connections = int((self.blocks["filters"] * self.blocks["depth"]).sum()) / self.area
-        self.readers = connections / in_channels
+        self.readers = connections / max(1, len(self.packed))
         self._schedules: dict[tuple[int, int, int], Schedule] = {}
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -109,24 +119,27 @@ class IndirectConvolution:
         scratch = x.new_empty(threads * schedule.scratch_size) if schedule.scratch_size else None
         source, target, room = x.data_ptr(), out.data_ptr(), 0 if scratch is None else scratch.data_ptr()
         if threads == 1:
-            alone()(schedule.tasks, source, target, added, batch, room)
+            alone(self.share)(schedule.tasks, source, target, added, batch, room)
         else:
             with _one_at_a_time:
                 numba.set_num_threads(threads)
-                together(schedule.tasks, source, target, added, batch, room, split, threads)
+                together(self.share, schedule.tasks, source, target, added, batch, room, split, threads)
         return out
 
     def _schedule(self, height: int, width: int, split: int) -> Schedule:
         """What `split` threads do that share an image of that size."""
-        walk = geometry(self.window, height, width, self.readers)
-        pixels = math.prod(walk.out_size)
-        largest = max(self.in_channels * walk.plane, len(self.outputs) * pixels)
+        out_size = self.window.output_size(height, width)
+        if self.window.is_by_pixel:
+            height, width = 1, height * width  # rows make no difference, and copying them would
+        walk = geometry(self.window, height, width, self.readers, in_place=not self.bf16)
+        pixels = math.prod(out_size)
+        largest = max(len(self.packed) * walk.plane, len(self.outputs) * pixels)
         if largest >= 2**31:
             raise ValueError(
                 f"a map of {height} × {width} needs {largest} numbers an image, more than the kernel can index; "
                 "use another form for this layer: layer.use('equal')"
             )
-        scratch_size = self.in_channels * walk.plane + walk.overhang if len(walk.views) else 0
+        scratch_size = len(self.packed) * walk.plane + walk.overhang if len(walk.views) else 0
         offsets = (self.inputs[:, None] * walk.plane + walk.tap_offsets).astype(np.int32).ravel()
         out_offsets = (self.outputs * pixels).astype(np.int32)
         chunk, bounds = self._shares(walk, split)
@@ -163,7 +176,7 @@ class IndirectConvolution:
         tasks = np.zeros(split, TASK)
         for name in TASK.names or ():
             tasks[name] = values[name]
-        return Schedule(tasks.ctypes.data, scratch_size, walk.out_size, (tasks, walk, offsets, out_offsets, channels))
+        return Schedule(tasks.ctypes.data, scratch_size, out_size, (tasks, walk, offsets, out_offsets, channels))
 
     def _shares(self, walk: Geometry, split: int) -> tuple[int, np.ndarray]:
         """Tiles a chunk, and (split + 1,) where the threads' shares of the units begin and end: about equal work."""
@@ -174,14 +187,14 @@ class IndirectConvolution:
         return -(-tiles // chunks), np.searchsorted(work, np.linspace(0, work[-1], split + 1) - 0.5)
 
     def _channels(self, first: int, last: int) -> np.ndarray:
-        """The channels that the units from `first` up to `last` read, each once."""
+        """What the units from `first` up to `last` read, each once: channels, or PAIR."""
         units = np.arange(first, min(last, first + len(self.blocks)))
         blocks = self.blocks[np.unique(units % len(self.blocks))]
         starts, stops = blocks["offset"] // self.area, (blocks["offset"] + blocks["depth"]) // self.area
-        read = np.zeros(self.in_channels, bool)
+        read = np.zeros(len(self.packed), bool)
         for start, stop in zip(starts, stops, strict=True):
             read[self.inputs[start:stop]] = True
-        return read.nonzero()[0]
+        return self.packed[read]
 
 
 def _in_blocks(weights: Sequence[Tensor]) -> tuple[np.ndarray, np.ndarray]:
@@ -198,3 +211,20 @@ def _in_blocks(weights: Sequence[Tensor]) -> tuple[np.ndarray, np.ndarray]:
             first_weight += rows.numel()
         offset += depth
     return np.array(blocks, BLOCK), torch.cat(parts).numpy()
+
+
+def _in_pairs(inputs: Sequence[Tensor], weights: Sequence[Tensor]) -> tuple[list[tuple[int, int]], list[Tensor]]:
+    """Each group's channels by twos, and weights in bf16, int32 (filters(g), pairs(g), kh, kw): two in each.
+
+    A last channel without another is a pair with itself, of which each takes half of the weight.
+    """
+    pairs, paired = [], []
+    for channels, weight in zip(inputs, weights, strict=True):
+        numbers, weight = channels.tolist(), weight.to(torch.bfloat16)
+        if len(numbers) % 2:
+            numbers.append(numbers[-1])
+            weight = torch.cat([weight[:, :-1], *[weight[:, -1:] / 2] * 2], dim=1)
+        pairs += zip(numbers[::2], numbers[1::2], strict=True)
+        weight = torch.stack([weight[:, ::2], weight[:, 1::2]], dim=-1)  # (filters(g), pairs(g), kh, kw, 2)
+        paired.append(weight.view(torch.int32).squeeze(-1))
+    return pairs, paired

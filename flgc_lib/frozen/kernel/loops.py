@@ -29,10 +29,10 @@ def _record(*names: str) -> np.dtype:
 TASK = _record(
     "x_size",  # floats of an image of the input
     "out_size",  # floats of an image of the output
-    "scratch_size",  # floats of the packed input, 0 if the input is read where it lies
+    "scratch_size",  # floats, or pairs, of the packed input, 0 if the input is read where it lies
     "height",
     "width",
-    "weight",  # address of float32, block by block (depth, filters)
+    "weight",  # address of float32, or pairs in bf16, block by block (depth, filters)
     "bias",  # address of float32 (filters,)
     "offsets",  # address of int32, block by block (depth,): where the inputs of the block's filters begin
     "out_offsets",  # address of int32 (filters,): where the filters' planes begin
@@ -44,7 +44,7 @@ TASK = _record(
     "first",  # first unit of the share: unit u is block u % n_blocks on chunk u // n_blocks
     "last",  # one behind the last unit
     "relu",  # 0 or 1
-    "channels",  # address of int64 (n_channels,): the channels to pack
+    "channels",  # address of the channels to pack: int64 (n_channels,), or PAIR
     "n_channels",
     "views",  # address of VIEW (n_views,)
     "n_views",
@@ -65,6 +65,9 @@ TILE = _record("shape", "pixel", "step", "out_pixel", "left", "second_left")
 """Pixels that are computed together: number in SHAPES; where the first one lies in the input, and how far behind it
 the second vector's; where in the output; how many pixels are left in the row where either vector begins.
 """
+
+PAIR = _record("plane", "first", "second")
+"""Channels that are packed together, and where."""
 
 VIEW = _record("top", "left")
 """Where in a channel the first element of one of its packed planes comes from."""
@@ -125,38 +128,46 @@ def _pack(task: np.record, x: int, scratch: int) -> None:
                 target += 4 * pitch
 
 
-@njit
-def _multiply(task: np.record, source: int, out: int, residual: int) -> None:
-    """Computes the units of the share for one image."""
-    blocks = carray(pointer(task.blocks, BLOCK), task.n_blocks)
-    tiles = carray(pointer(task.tiles, TILE), task.n_tiles)
-    low = np.float32(0 if task.relu else -np.inf)
-    for unit in range(task.first, task.last):
-        block = blocks[unit % len(blocks)]
-        start = unit // len(blocks) * task.chunk
-        for t in range(start, min(start + task.chunk, len(tiles))):
-            place = tiles[t]
-            tile(
-                block.filters,
-                place.shape,
-                block.depth,
-                source + 4 * place.pixel,
-                place.step,
-                place.left,
-                place.second_left,
-                task.wide,
-                task.gap,
-                task.offsets + 4 * block.offset,
-                task.weight + 4 * block.weight,
-                task.bias + 4 * block.filter,
-                out + 4 * place.out_pixel,
-                task.out_offsets + 4 * block.filter,
-                residual + 4 * place.out_pixel if residual else 0,
-                low,
-            )
+def multiplying(tile: Any) -> Any:
+    """The walk over a share with tiles of a kind."""
+
+    @njit
+    def multiply(task: np.record, source: int, out: int, residual: int) -> None:
+        """Computes the units of the share for one image."""
+        blocks = carray(pointer(task.blocks, BLOCK), task.n_blocks)
+        tiles = carray(pointer(task.tiles, TILE), task.n_tiles)
+        low = np.float32(0 if task.relu else -np.inf)
+        for unit in range(task.first, task.last):
+            block = blocks[unit % len(blocks)]
+            start = unit // len(blocks) * task.chunk
+            for t in range(start, min(start + task.chunk, len(tiles))):
+                place = tiles[t]
+                tile(
+                    block.filters,
+                    place.shape,
+                    block.depth,
+                    source + 4 * place.pixel,
+                    place.step,
+                    place.left,
+                    place.second_left,
+                    task.wide,
+                    task.gap,
+                    task.offsets + 4 * block.offset,
+                    task.weight + 4 * block.weight,
+                    task.bias + 4 * block.filter,
+                    out + 4 * place.out_pixel,
+                    task.out_offsets + 4 * block.filter,
+                    residual + 4 * place.out_pixel if residual else 0,
+                    low,
+                )
+
+    return multiply
 
 
-def _stamp() -> int:
+_multiply = multiplying(tile)
+
+
+def stamp() -> int:
     """A number that changes with the kernel's sources, its compiler and the processor.
 
     Numba looks at the time of one file and at the processor's name. The tiles come from another file, and a folder may
@@ -212,31 +223,44 @@ def _functions(stamp: int) -> tuple[Any, Any]:
     return share, side_by_side
 
 
-_share, _side_by_side_in_python = _functions(_stamp())
+_share, _side_by_side_in_python = _functions(stamp())
 _side_by_side = njit(parallel=True, cache=True)(_side_by_side_in_python)
 
 
 @lru_cache(maxsize=1)
-def _compiled() -> Any:
-    """The machine code of one share, made when it is first needed and kept on disk."""
-    return cfunc(types.void(*[types.int64] * 6), cache=True)(_share)
+def share_address() -> int:
+    """Where the machine code of one share lies, made when it is first needed and kept on disk."""
+    return made(_share)
 
 
-@lru_cache(maxsize=1)
-def alone() -> Callable[[int, int, int, int, int, int], None]:
-    """A function that computes one share, without holding Python's lock.
+def made(share: Callable[[int, int, int, int, int, int], None]) -> int:
+    """Makes a share's machine code, and returns its address."""
+    return int(cfunc(types.void(*[types.int64] * 6), cache=True)(share).address)
+
+
+@lru_cache(maxsize=2)
+def alone(function: int) -> Callable[[int, int, int, int, int, int], None]:
+    """The machine code at an address as a function that computes one share, without holding Python's lock.
 
     Its arguments are addresses: of the record, of the first image's input and output, of what is added to the output
     (laid out as it, possibly the same, 0 for nothing); the number of images; the address of room for packing.
     """
-    return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 6)(_compiled().address)
+    return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 6)(function)
 
 
 def together(
-    records: int, x: int, out: int, residual: int, images: int, scratch: int, split: int, threads: int
+    function: int,
+    records: int,
+    x: int,
+    out: int,
+    residual: int,
+    images: int,
+    scratch: int,
+    split: int,
+    threads: int,
 ) -> None:
     """Computes all images on Numba's threads: each image by `split` of them, one a record, the images by the others.
 
-    The arguments are as of `alone`'s function; the room for packing is `threads` times as large.
+    The arguments are as of `alone` and its function; the room for packing is `threads` times as large.
     """
-    _side_by_side(_compiled().address, records, x, out, residual, images, scratch, split, threads)
+    _side_by_side(function, records, x, out, residual, images, scratch, split, threads)

@@ -8,6 +8,7 @@ Numba's own loops reach about half the speed of this: they keep the sums in memo
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import llvmlite.binding
@@ -19,6 +20,9 @@ from numba.extending import intrinsic
 _FEATURES = llvmlite.binding.get_host_cpu_features()
 FEATURES = f"{llvmlite.binding.get_host_cpu_name()} {_FEATURES.flatten()}"
 """What this processor can do."""
+
+BF16 = bool(_FEATURES.get("avx512bf16"))
+"""Whether this processor multiplies numbers in bf16."""
 
 LANES = 16 if _FEATURES.get("avx512f") else 8 if _FEATURES.get("avx") else 4
 """Floats in a vector register of this processor."""
@@ -49,81 +53,58 @@ SHAPES = sorted(set(SHAPES), key=lambda shape: (-shape.vectors * shape.lanes, sh
 FLOAT, INT32, INT64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 
 
-@intrinsic
-def tile(
-    typing_context: Any,
-    filters: Any,
-    shape: Any,
-    depth: Any,
-    x: Any,
-    step: Any,
-    left: Any,
-    second_left: Any,
-    wide: Any,
-    gap: Any,
-    offsets: Any,
-    weight: Any,
-    bias: Any,
-    out: Any,
-    out_offsets: Any,
-    residual: Any,
-    low: Any,
-) -> Any:
-    """Computes max(bias + Σ_k weight[k, f] · x[offsets[k] + pixel] + residual, low) for one tile.
+def tiles(writer: "type[TileWriter]") -> Any:
+    """The tiles of a kind, as one intrinsic function of Numba."""
 
-    Addresses are integers; offsets and steps count floats.
+    @intrinsic
+    def tile(
+        typing_context: Any,
+        filters: Any,
+        shape: Any,
+        depth: Any,
+        x: Any,
+        step: Any,
+        left: Any,
+        second_left: Any,
+        wide: Any,
+        gap: Any,
+        offsets: Any,
+        weight: Any,
+        bias: Any,
+        out: Any,
+        out_offsets: Any,
+        residual: Any,
+        low: Any,
+    ) -> Any:
+        """Computes max(bias + Σ_k weight[k, f] · x[offsets[k] + pixel] + residual, low) for one tile.
 
-    Args:
-        typing_context: Numba's.
-        filters: how many, 1 … MOST_FILTERS.
-        shape: which of SHAPES the pixels are.
-        depth: how many k.
-        x: address of the tile's first pixel in plane 0.
-        step: distance in x from the first vector to the second.
-        left: pixels from the first one to the end of its row.
-        second_left: the same for the second vector.
-        wide: pixels of a row.
-        gap: floats between two rows in x.
-        offsets: address of int32 (depth,): where in x the k-th input begins.
-        weight: address of (depth, filters).
-        bias: address of (filters,).
-        out: address of the tile's first pixel in plane 0.
-        out_offsets: address of int32 (filters,): where in out, and residual, each filter's plane begins.
-        residual: address as out, or 0 for none.
-        low: 0 for a ReLU, else -inf.
-    """
-    signature = types.void(*[types.int64] * 15, types.float32)
+        Addresses are integers; offsets and steps count floats.
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        chosen_filters, chosen_shape, *rest = arguments
-        end = builder.append_basic_block("tile_done")
-        key = builder.add(builder.mul(chosen_shape, INT64(MOST_FILTERS)), chosen_filters)
-        switch = builder.switch(key, end)
-        for number, tile_shape in enumerate(SHAPES):
-            for count in range(1, MOST_FILTERS + 1):
-                block = builder.append_basic_block("tile_choice")
-                switch.add_case(INT64(number * MOST_FILTERS + count), block)
-                builder.position_at_end(block)
-                builder.call(_tile_function(builder.module, count, tile_shape), rest)
-                builder.branch(end)
-        builder.position_at_end(end)
-        return context.get_dummy_value()
+        Args:
+            typing_context: Numba's.
+            filters: how many, 1 … MOST_FILTERS.
+            shape: which of SHAPES the pixels are.
+            depth: how many k.
+            x: address of the tile's first pixel in plane 0.
+            step: distance in x from the first vector to the second.
+            left: pixels from the first one to the end of its row.
+            second_left: the same for the second vector.
+            wide: pixels of a row.
+            gap: floats between two rows in x.
+            offsets: address of int32 (depth,): where in x the k-th input begins.
+            weight: address of (depth, filters).
+            bias: address of (filters,).
+            out: address of the tile's first pixel in plane 0.
+            out_offsets: address of int32 (filters,): where in out, and residual, each filter's plane begins.
+            residual: address as out, or 0 for none.
+            low: 0 for a ReLU, else -inf.
+        """
+        return types.void(*[types.int64] * 15, types.float32), partial(_choose, writer)
 
-    return signature, generate
+    return tile
 
 
-def _tile_function(module: ir.Module, filters: int, shape: Shape) -> ir.Function:
-    """The LLVM function of one size of tile; its arguments are `tile`'s from `depth` on."""
-    name = f"flgc_tile_{filters}_{shape.vectors}_{shape.lanes}_{shape.rows}"
-    if name not in module.globals:
-        function = ir.Function(module, ir.FunctionType(ir.VoidType(), [INT64] * 13 + [FLOAT]), name)
-        function.linkage = "internal"
-        function.attributes.add("noinline")
-        _TileWriter(function, filters, shape).write()
-    return module.globals[name]
-
-
-class _TileWriter:
+class TileWriter:
     """Writes the instructions of one size of tile: the sums start as the bias, grow in a loop, and are stored.
 
     Args:
@@ -131,6 +112,8 @@ class _TileWriter:
         filters: of the tile.
         shape: its pixels.
     """
+
+    kind = "tile"
 
     def __init__(self, function: ir.Function, filters: int, shape: Shape) -> None:
         self.function = function
@@ -176,11 +159,7 @@ class _TileWriter:
         plane = self._element(x, self._offset_at(offsets, k))
         pixels = [self._put_together(plane, parts) for parts in rows]
         scales = self._scalars(self._element(weight, builder.mul(k, INT64(self.filters))))
-        suffix = "f32" if self.shape.lanes == 1 else f"v{self.shape.lanes}f32"
-        multiply_add = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(self.vector, [self.vector] * 3), f"llvm.fmuladd.{suffix}"
-        )
-        next_sums = {(f, v): builder.call(multiply_add, [scales[f], pixels[v], sums[f, v]]) for f, v in sums}
+        next_sums = {(f, v): self.multiply_add(scales[f], pixels[v], sums[f, v]) for f, v in sums}
         next_k = builder.add(k, INT64(1))
         k.add_incoming(next_k, loop)
         for size, value in sums.items():
@@ -188,10 +167,18 @@ class _TileWriter:
         builder.cbranch(builder.icmp_signed("<", next_k, depth), loop, after)
         return next_sums
 
+    def multiply_add(self, scale: Any, pixels: Any, total: Any) -> Any:
+        """scale · pixels + total."""
+        suffix = "f32" if self.shape.lanes == 1 else f"v{self.shape.lanes}f32"
+        function = cgutils.get_or_insert_function(
+            self.builder.module, ir.FunctionType(self.vector, [self.vector] * 3), f"llvm.fmuladd.{suffix}"
+        )
+        return self.builder.call(function, [scale, pixels, total])
+
     def _rows(self, step: Any, row_ends: Any, wide: Any, gap: Any) -> list[list[tuple[Any, Any]]]:
         """By vector and row: where in a plane to read, and from which lanes on the vector lies in this row."""
         builder, result = self.builder, []
-        lanes = _lane_numbers(range(self.shape.lanes))
+        lanes = lane_numbers(range(self.shape.lanes))
         step_down = builder.add(gap, wide) if self.shape.rows == QUARTERS else gap
         for v in range(self.shape.vectors):
             place = builder.mul(step, INT64(v))
@@ -216,7 +203,7 @@ class _TileWriter:
         quarter = ir.VectorType(FLOAT, self.shape.lanes // QUARTERS)
         rows = [self._load(self._element(plane, place), quarter) for place, _ in parts]
         while len(rows) > 1:  # neighbours become vectors of twice the length
-            in_order = _lane_numbers(range(2 * rows[0].type.count))
+            in_order = lane_numbers(range(2 * rows[0].type.count))
             rows = [builder.shuffle_vector(a, b, in_order) for a, b in zip(rows[::2], rows[1::2], strict=True)]
         return rows[0]
 
@@ -258,7 +245,7 @@ class _TileWriter:
             return value
         undefined = ir.Constant(ir.VectorType(value.type, self.shape.lanes), ir.Undefined)
         first = self.builder.insert_element(undefined, value, INT32(0))
-        return self.builder.shuffle_vector(first, undefined, _lane_numbers([0] * self.shape.lanes))
+        return self.builder.shuffle_vector(first, undefined, lane_numbers([0] * self.shape.lanes))
 
     def _load(self, pointer: Any, kind: Any) -> Any:
         value = self.builder.load(self.builder.bitcast(pointer, kind.as_pointer()))
@@ -266,8 +253,35 @@ class _TileWriter:
         return value
 
 
-def _lane_numbers(numbers: Sequence[int]) -> ir.Constant:
+def lane_numbers(numbers: Sequence[int]) -> ir.Constant:
     return ir.Constant(ir.VectorType(INT32, len(numbers)), list(numbers))
+
+
+def _choose(writer: type[TileWriter], context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """Writes a call of the tile that a number of filters and of a shape stand for."""
+    chosen_filters, chosen_shape, *rest = arguments
+    end = builder.append_basic_block("tile_done")
+    key = builder.add(builder.mul(chosen_shape, INT64(MOST_FILTERS)), chosen_filters)
+    switch = builder.switch(key, end)
+    for number, shape in enumerate(SHAPES):
+        for filters in range(1, MOST_FILTERS + 1):
+            block = builder.append_basic_block("tile_choice")
+            switch.add_case(INT64(number * MOST_FILTERS + filters), block)
+            builder.position_at_end(block)
+            name = f"flgc_{writer.kind}_{filters}_{shape.vectors}_{shape.lanes}_{shape.rows}"
+            function = ir.Function(
+                builder.module, ir.FunctionType(ir.VoidType(), [INT64] * 13 + [FLOAT]), name
+            )  # its arguments are `tile`'s from `depth` on
+            function.linkage = "internal"
+            function.attributes.add("noinline")
+            writer(function, filters, shape).write()
+            builder.call(function, rest)
+            builder.branch(end)
+    builder.position_at_end(end)
+    return context.get_dummy_value()
+
+
+tile = tiles(TileWriter)
 
 
 @intrinsic
