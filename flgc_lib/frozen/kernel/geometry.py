@@ -81,7 +81,7 @@ def _shifts(window: Window, height: int, width: int) -> Geometry:
     starts = [
         ((y % down) * right + x % right) * rows * pitch + (y // down) * pitch + x // right for y, x in _taps(window)
     ]
-    return _packed((high, wide), starts, views, rows, pitch)
+    return _packed(window, height, width, starts, views, rows, pitch)
 
 
 def _columns(window: Window, height: int, width: int) -> Geometry:
@@ -90,16 +90,32 @@ def _columns(window: Window, height: int, width: int) -> Geometry:
     high, wide = window.output_size(height, width)
     views = [(y - above, x - left) for y, x in _taps(window)]
     starts = [i * high * wide for i in range(len(views))]
-    return _packed((high, wide), starts, views, high, wide)
+    return _packed(window, height, width, starts, views, high, wide)
 
 
 def _packed(
-    out_size: tuple[int, int], starts: list[int], views: list[tuple[int, int]], rows: int, pitch: int
+    window: Window,
+    height: int,
+    width: int,
+    starts: list[int],
+    corners: list[tuple[int, int]],
+    rows: int,
+    pitch: int,
 ) -> Geometry:
-    high, wide = out_size
-    gap, plane = pitch - wide, len(views) * rows * pitch
+    high, wide = window.output_size(height, width)
+    gap, plane = pitch - wide, len(corners) * rows * pitch
+    views = [
+        (top, left, *_inside(top, window.stride[0], rows, height), *_inside(left, window.stride[1], pitch, width))
+        for top, left in corners
+    ]
     tiles = _tiles(high * wide, wide, gap)
-    return Geometry(out_size, tiles, np.array(starts, np.int64), plane, np.array(views, VIEW), rows, pitch, gap)
+    return Geometry((high, wide), tiles, np.array(starts, np.int64), plane, np.array(views, VIEW), rows, pitch, gap)
+
+
+def _inside(start: int, stride: int, count: int, size: int) -> tuple[int, int]:
+    """From which up to which of `count` places, from `start` on, lie in a map of that size."""
+    begin = min(count, max(0, -(start // stride)))
+    return begin, max(begin, min(count, (size - 1 - start) // stride + 1))
 
 
 def _taps(window: Window) -> list[tuple[int, int]]:

@@ -69,8 +69,10 @@ the second vector's; where in the output; how many pixels are left in the row wh
 PAIR = _record("plane", "first", "second")
 """Channels that are packed together, and where."""
 
-VIEW = _record("top", "left")
-"""Where in a channel the first element of one of its packed planes comes from."""
+VIEW = _record("top", "left", "upper", "lower", "begin", "end")
+"""Where in a channel the first element of one of its packed planes comes from. What lies in the map are its rows from
+`upper` up to `lower`, and their columns from `begin` up to `end`.
+"""
 
 
 @intrinsic
@@ -107,9 +109,7 @@ def _pack(task: np.record, x: int, scratch: int) -> None:
     zero = np.float32(0)
     for channel in channels:
         for v in range(len(views)):
-            top, left = views[v].top, views[v].left
-            begin = min(pitch, max(0, -(left // right)))  # first column that lies in the map
-            end = max(begin, min(pitch, (width - 1 - left) // right + 1))
+            top, left, begin, end = views[v].top, views[v].left, views[v].begin, views[v].end
             target = scratch + 4 * (channel * len(views) + v) * rows * pitch
             for i in range(rows):
                 y = i * down + top

@@ -158,8 +158,7 @@ class TileWriter:
         sums = {size: self._either(self.vector, (value, before)) for size, value in start.items()}
         plane = self._element(x, self._offset_at(offsets, k))
         pixels = [self._put_together(plane, parts) for parts in rows]
-        scales = self._scalars(self._element(weight, builder.mul(k, INT64(self.filters))))
-        next_sums = {(f, v): self.multiply_add(scales[f], pixels[v], sums[f, v]) for f, v in sums}
+        next_sums = self.products(self._element(weight, builder.mul(k, INT64(self.filters))), pixels, sums)
         next_k = builder.add(k, INT64(1))
         k.add_incoming(next_k, loop)
         for size, value in sums.items():
@@ -167,8 +166,12 @@ class TileWriter:
         builder.cbranch(builder.icmp_signed("<", next_k, depth), loop, after)
         return next_sums
 
-    def multiply_add(self, scale: Any, pixels: Any, total: Any) -> Any:
-        """scale · pixels + total."""
+    def products(self, weight: Any, pixels: list[Any], sums: dict[tuple[int, int], Any]) -> dict[tuple[int, int], Any]:
+        """The sums with the products of each filter's weight and each vector of pixels."""
+        scales = self._scalars(weight)
+        return {(f, v): self._multiply_add(scales[f], pixels[v], sums[f, v]) for f, v in sums}
+
+    def _multiply_add(self, scale: Any, pixels: Any, total: Any) -> Any:
         suffix = "f32" if self.shape.lanes == 1 else f"v{self.shape.lanes}f32"
         function = cgutils.get_or_insert_function(
             self.builder.module, ir.FunctionType(self.vector, [self.vector] * 3), f"llvm.fmuladd.{suffix}"
@@ -241,16 +244,19 @@ class TileWriter:
         return [self._spread(self.builder.load(self._element(pointer, f))) for f in range(self.filters)]
 
     def _spread(self, value: Any) -> Any:
-        if self.shape.lanes == 1:
-            return value
-        undefined = ir.Constant(ir.VectorType(value.type, self.shape.lanes), ir.Undefined)
-        first = self.builder.insert_element(undefined, value, INT32(0))
-        return self.builder.shuffle_vector(first, undefined, lane_numbers([0] * self.shape.lanes))
+        return value if self.shape.lanes == 1 else spread(self.builder, value, self.shape.lanes)
 
     def _load(self, pointer: Any, kind: Any) -> Any:
         value = self.builder.load(self.builder.bitcast(pointer, kind.as_pointer()))
         value.align = 4
         return value
+
+
+def spread(builder: Any, value: Any, lanes: int) -> Any:
+    """A vector with the value in all lanes."""
+    undefined = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
+    first = builder.insert_element(undefined, value, INT32(0))
+    return builder.shuffle_vector(first, undefined, lane_numbers([0] * lanes))
 
 
 def lane_numbers(numbers: Sequence[int]) -> ir.Constant:
