@@ -1,4 +1,4 @@
-"""Finding the fastest exact form of every layer by timing, on the machine and for the input at hand."""
+"""Finding the fastest form of every layer by timing, on the machine and for the input at hand."""
 
 import statistics
 import time
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flgc_lib.frozen.forms import Form
+from flgc_lib.frozen.forms import Form, Precision
 from flgc_lib.frozen.layer import FrozenConv2d, frozen_convolutions
 
 Layers = Sequence[tuple[str, FrozenConv2d]]
@@ -54,7 +54,9 @@ def medians(candidates: Mapping[str, Callable[[], object]], repetitions: int = R
 
 
 @torch.no_grad()
-def autotune(network: nn.Module, example: tuple[Any, ...]) -> tuple[int | None, list[Timing]]:
+def autotune(
+    network: nn.Module, example: tuple[Any, ...], precision: Precision = "fp32"
+) -> tuple[int | None, list[Timing]]:
     """Sets every frozen layer of `network` to its fastest form for what it is given when `example` comes in.
 
     The choices are then tried together, because forms side by side may do worse than each alone (the kernel's threads
@@ -64,6 +66,7 @@ def autotune(network: nn.Module, example: tuple[Any, ...]) -> tuple[int | None, 
     Args:
         network: a frozen network.
         example: what it is called with, a batch like those to come.
+        precision: which forms there are to choose from.
 
     Returns:
         How many images of a batch should go through the network together, None for all of them; and the timings, one
@@ -75,12 +78,13 @@ def autotune(network: nn.Module, example: tuple[Any, ...]) -> tuple[int | None, 
     for name, inputs in _inputs_of(layers, network, small):
         layer = network.get_submodule(name)
         assert isinstance(layer, FrozenConv2d)
-        seconds = medians({form: partial(_run_layer, layer, form, inputs) for form in layer.available_forms()})
-        layer.use(min(layer.available_forms(), key=seconds.__getitem__))
+        candidates = layer.available_forms(precision)
+        seconds = medians({form: partial(_run_layer, layer, form, inputs) for form in candidates})
+        layer.use(min(candidates, key=seconds.__getitem__))
         timings.append(Timing(name, layer.form, _in_milliseconds(seconds)))
     forms: dict[str, dict[str, Form]] = {
         "fastest forms": {name: layer.form for name, layer in layers},
-        "likely forms": {name: layer.available_forms()[0] for name, layer in layers},
+        "likely forms": {name: layer.available_forms(precision)[0] for name, layer in layers},
         "dense forms": {name: layer.available_forms()[-1] for name, layer in layers},
     }
     at_once = {choice: None if choice == "dense forms" else images for choice in forms}

@@ -125,6 +125,26 @@ def _leaf_difference(a: Any, b: Any, rounding: Callable[[], float]) -> str | Non
     return f"differs by {off / scale if scale else off:.1e} of its largest number"
 
 
+def largest_difference(found: Any, expected: Any) -> float:
+    """The largest difference of two networks' outputs as a share of an output's largest number.
+
+    Infinite if they are arranged or sized differently, or not finite in the same places. What is no floating-point
+    number does not count.
+    """
+    leaves, structure = pytree.tree_flatten(found)
+    others, other_structure = pytree.tree_flatten(expected)
+    if structure != other_structure:
+        return float("inf")
+    shares = [0.0]
+    for a, b in zip(leaves, others, strict=True):
+        if isinstance(a, Tensor) and isinstance(b, Tensor) and b.is_floating_point():
+            if a.shape != b.shape or not torch.equal(a.isfinite(), b.isfinite()):
+                return float("inf")
+            off, scale = _largest(a - b), _largest(b)
+            shares.append(off / scale if scale else off)
+    return max(shares)
+
+
 def _largest(x: Tensor) -> float:
     finite = x[x.isfinite()]
     return float(finite.double().abs().max()) if finite.numel() else 0.0

@@ -1,4 +1,4 @@
-"""The exact forms in which a frozen convolution can be computed.
+"""The forms in which a frozen convolution can be computed: exact ones, and one in bf16.
 
 A frozen layer holds, by group, a 1-D index of its input channels and a small weight; no S, no T, no mask and no
 zeros. What it computes is fixed; how is a choice, because the fastest form depends on the layer and the machine:
@@ -10,6 +10,7 @@ zeros. What it computes is fixed; how is a choice, because the fastest form depe
 | `matmul` | the same padding, one batched matrix product (1×1 only) |
 | `dense` | the mask burnt into an ordinary convolution: multiplies zeros, but never loses against dense |
 | `indirect` | the kernel of `kernel/`: reads its channels through the index, computes no zeros (needs Numba) |
+| `bf16` | the same with inputs and weights rounded to bf16, sums in float32; only where it is asked for |
 
 A form is a function that takes a plan and the groups, derives from them what it needs, and returns what computes.
 
@@ -31,17 +32,22 @@ from flgc_lib.frozen.window import Window
 _NO_KERNEL = "Numba does not work here, so frozen networks compute in PyTorch's operations, which is slower"
 try:
     from flgc_lib.frozen.kernel.indirect import IndirectConvolution
+    from flgc_lib.frozen.kernel.shapes import BF16
 except (
     ImportError,
     OSError,
     RuntimeError,
     AttributeError,
 ) as error:  # how Numba refuses a NumPy, a folder, a processor
-    IndirectConvolution = None  # type: ignore[assignment, misc]  # everything else works
+    IndirectConvolution, BF16 = None, False  # type: ignore[assignment, misc]  # everything else works
     if not isinstance(error, ModuleNotFoundError):
         warnings.warn(f"{_NO_KERNEL} ({type(error).__name__}: {error})", RuntimeWarning, stacklevel=2)
 
-Form = Literal["loop", "equal", "matmul", "dense", "indirect"]
+Form = Literal["loop", "equal", "matmul", "dense", "indirect", "bf16"]
+KERNEL_FORMS: tuple[Form, ...] = ("bf16", "indirect")
+"""Those of the kernel, which takes some tensors only."""
+Precision = Literal["fp32", "bf16"]
+"""fp32 is computed in exact forms; bf16 also in the form of that name."""
 
 MANY_GROUPS = 64
 """Above this a loop over groups, or a dense weight for what is nearly depthwise, is no serious candidate."""
@@ -94,11 +100,13 @@ Computation = Callable[[Tensor, Tensor | None], Tensor]
 """x, residual -> relu(conv(x) + bias + residual), each of the last two if there is one."""
 
 
-def available_forms(plan: LayerPlan, weight: Tensor) -> list[Form]:
-    """The forms that can compute a layer with what is installed, the likely fastest first."""
+def available_forms(plan: LayerPlan, weight: Tensor, precision: Precision = "fp32") -> list[Form]:
+    """The forms that can compute a layer here, in this precision or better, the likely fastest first."""
     few = len(plan.group_filters) <= MANY_GROUPS
+    kernel = weight.dtype == torch.float32 and weight.device.type == "cpu"
     applies = {
-        "indirect": weight.dtype == torch.float32 and weight.device.type == "cpu",
+        "bf16": kernel and precision == "bf16",
+        "indirect": kernel,
         "equal": True,
         "loop": few,
         "matmul": few and plan.kernel_size == (1, 1) and plan.padding == (0, 0),
@@ -107,23 +115,27 @@ def available_forms(plan: LayerPlan, weight: Tensor) -> list[Form]:
     return [form for form in FORMS if applies[form]]
 
 
-def _indirect(plan: LayerPlan, groups: Groups) -> Computation:
-    inputs, weights, biases, outputs = zip(*groups, strict=True)
-    try:
-        return IndirectConvolution(
-            plan.window,
-            weights,
-            inputs,
-            torch.cat(outputs),
-            torch.cat(biases),
-            plan.in_channels,
-            relu=plan.relu,
-            overwrite=plan.overwrite,
-        )
-    except Exception as error:  # the machine code could not be made, or not be kept
-        if FORMS.pop("indirect", None):
-            warnings.warn(f"{_NO_KERNEL} ({type(error).__name__}: {error})", RuntimeWarning, stacklevel=2)
-        return _equal(plan, groups)
+def _by_kernel(form: Form) -> Callable[[LayerPlan, Groups], Computation]:
+    def prepare(plan: LayerPlan, groups: Groups) -> Computation:
+        inputs, weights, biases, outputs = zip(*groups, strict=True)
+        try:
+            return IndirectConvolution(
+                plan.window,
+                weights,
+                inputs,
+                torch.cat(outputs),
+                torch.cat(biases),
+                plan.in_channels,
+                relu=plan.relu,
+                overwrite=plan.overwrite,
+                bf16=form == "bf16",
+            )
+        except Exception as error:  # the machine code could not be made, or not be kept
+            if FORMS.pop(form, None):
+                warnings.warn(f"{_NO_KERNEL} ({type(error).__name__}: {error})", RuntimeWarning, stacklevel=2)
+            return _equal(plan, groups)
+
+    return prepare
 
 
 def _then_sum_and_relu(form: Callable[[LayerPlan, Groups], Convolution]) -> Callable[[LayerPlan, Groups], Computation]:
@@ -209,7 +221,7 @@ FORMS: dict[Form, Callable[[LayerPlan, Groups], Computation]] = {
 }
 """The installed forms, the likely fastest first."""
 if IndirectConvolution is not None:
-    FORMS = {"indirect": _indirect, **FORMS}
+    FORMS = {form: _by_kernel(form) for form in KERNEL_FORMS if form != "bf16" or BF16} | FORMS
 
 
 def _padded(plan: LayerPlan, groups: Groups) -> tuple[Tensor | None, Tensor, Tensor, Tensor | None]:

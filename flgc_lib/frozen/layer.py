@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from flgc_lib.frozen.bounds import check_plan, check_tensors
-from flgc_lib.frozen.forms import FORMS, Computation, Form, Group, LayerPlan, available_forms
+from flgc_lib.frozen.forms import FORMS, KERNEL_FORMS, Computation, Form, Group, LayerPlan, Precision, available_forms
 from flgc_lib.grouping import check_choice, is_watched
 
 
@@ -104,10 +104,11 @@ class FrozenConv2d(nn.Module):
             ValueError: for a form that this layer or this installation does not have.
         """
         check_choice("form", form, Form)
-        if form not in self.available_forms():
+        forms = self.available_forms("bf16")
+        if form not in forms:
             raise ValueError(
-                f"form={form!r} cannot compute this layer here; it has {', '.join(self.available_forms())}. "
-                "'indirect' needs float32 on a CPU, and Numba: pip install 'flgc-lib[fast]'"
+                f"form={form!r} cannot compute this layer here; it has {', '.join(forms)}. 'indirect' needs float32 on "
+                "a CPU, and Numba: pip install 'flgc-lib[fast]'; 'bf16' also a processor with AVX512-BF16"
             )
         self._plan = replace(self.plan, form=form)  # what other forms have derived stays valid
         return self
@@ -117,9 +118,9 @@ class FrozenConv2d(nn.Module):
         self._prepared.clear()
         self._prepared_for = ()
 
-    def available_forms(self) -> list[Form]:
-        """The forms that can compute this layer with what is installed, the likely fastest first."""
-        return available_forms(self.plan, self.weight)
+    def available_forms(self, precision: Precision = "fp32") -> list[Form]:
+        """The forms that can compute this layer here, in this precision or better, the likely fastest first."""
+        return available_forms(self.plan, self.weight, precision)
 
     def connections(self) -> int:
         """Weights that connect something: all of them."""
@@ -161,7 +162,7 @@ class FrozenConv2d(nn.Module):
         if input.ndim == 3:  # one image without a batch
             return self(input[None], None if residual is None else residual[None]).squeeze(0)
         form = self.plan.form
-        if form == "indirect" and not ("indirect" in FORMS and self._kernel_applies(input, residual)):
+        if form in KERNEL_FORMS and not (form in FORMS and self._kernel_applies(input, residual)):
             form = "equal"  # the same function of x, in operations that PyTorch can trace, differentiate and broadcast
         return self._prepare(form)(input, residual)
 

@@ -32,6 +32,11 @@ class Report:
     seconds: tuple[float, float] = field(default=(0.0, 0.0))
     """What the example takes, frozen and as it was; 0 if it was not measured."""
 
+    bf16: tuple[float, ...] = ()
+    """If it may compute in bf16: how many convolutions do, and the largest difference of the example's outputs from
+    those in fp32, as a share of the largest number.
+    """
+
     def text(self) -> str:
         """The report, one fact a line."""
         lines = [
@@ -43,6 +48,12 @@ class Report:
         lines += [f"takes: {size}" for size in self.takes]
         if self.checked:
             lines.append(f"outputs compared with the trained network's: {', '.join(self.checked)}")
+        if self.bf16:
+            layers, difference = self.bf16
+            lines.append(
+                f"in bf16: {layers} of {self.convolutions} convolutions; outputs for the example differ from those in "
+                f"fp32 by up to {difference:.2%} of the largest number"
+            )
         if self.macs[0]:
             frozen, dense = self.macs
             lines.append(

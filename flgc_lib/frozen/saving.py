@@ -95,7 +95,7 @@ def _rebuild(content: dict[str, Any], tensors: dict[str, Tensor]) -> FrozenNetwo
     )
     network = rebuild(content["plan"], tensors, len(signature.sizes))
     for _, layer in frozen_convolutions(network):
-        if layer.form not in layer.available_forms():
+        if layer.form not in layer.available_forms("bf16"):
             layer.use(layer.available_forms()[0])
     reuse_memory(network)
     timings = [

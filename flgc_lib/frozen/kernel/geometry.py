@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flgc_lib.frozen.kernel.loops import TILE, VIEW
-from flgc_lib.frozen.kernel.microkernel import LANES, QUARTERS, SHAPES, Shape
+from flgc_lib.frozen.kernel.shapes import LANES, QUARTERS, SHAPES, Shape
 from flgc_lib.frozen.window import Window
 
 ROW_COST = 20
@@ -75,7 +75,6 @@ def geometry(window: Window, height: int, width: int, readers: float, *, in_plac
 def _shifts(window: Window, height: int, width: int) -> Geometry:
     """Plane (a, b) holds the padded input's rows and columns that begin with (a, b), a stride apart."""
     (down, right), (above, left) = window.stride, window.padding
-    high, wide = window.output_size(height, width)
     rows, pitch = -(-(height + 2 * above) // down), -(-(width + 2 * left) // right)
     views = [(a - above, b - left) for a in range(down) for b in range(right)]
     starts = [

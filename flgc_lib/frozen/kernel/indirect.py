@@ -21,8 +21,8 @@ from torch import Tensor
 
 from flgc_lib.frozen.kernel.geometry import Geometry, geometry
 from flgc_lib.frozen.kernel.loops import BLOCK, PAIR, TASK, alone, share_address, together
-from flgc_lib.frozen.kernel.microkernel import LANES, MOST_FILTERS
 from flgc_lib.frozen.kernel.pairs import share_address as share_address_of_pairs
+from flgc_lib.frozen.kernel.shapes import LANES, MOST_FILTERS
 from flgc_lib.frozen.window import Window
 
 CACHE_FLOATS = 65536
@@ -218,7 +218,8 @@ def _in_pairs(inputs: Sequence[Tensor], weights: Sequence[Tensor]) -> tuple[list
 
     A last channel without another is a pair with itself, of which each takes half of the weight.
     """
-    pairs, paired = [], []
+    pairs: list[tuple[int, int]] = []
+    paired = []
     for channels, weight in zip(inputs, weights, strict=True):
         numbers, weight = channels.tolist(), weight.to(torch.bfloat16)
         if len(numbers) % 2:

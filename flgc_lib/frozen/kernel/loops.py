@@ -18,7 +18,8 @@ from llvmlite import ir
 from numba import carray, cfunc, njit, prange, types
 from numba.extending import intrinsic
 
-from flgc_lib.frozen.kernel.microkernel import FEATURES, peek, poke, tile
+from flgc_lib.frozen.kernel.microkernel import peek, poke, tile
+from flgc_lib.frozen.kernel.shapes import FEATURES
 
 
 def _record(*names: str) -> np.dtype:
@@ -228,14 +229,14 @@ _side_by_side = njit(parallel=True, cache=True)(_side_by_side_in_python)
 
 
 @lru_cache(maxsize=1)
-def share_address() -> int:
+def share_address() -> Any:
     """Where the machine code of one share lies, made when it is first needed and kept on disk."""
     return made(_share)
 
 
-def made(share: Callable[[int, int, int, int, int, int], None]) -> int:
+def made(share: Callable[[int, int, int, int, int, int], None]) -> Any:
     """Makes a share's machine code, and returns its address."""
-    return int(cfunc(types.void(*[types.int64] * 6), cache=True)(share).address)
+    return cfunc(types.void(*[types.int64] * 6), cache=True)(share).address
 
 
 @lru_cache(maxsize=2)

@@ -16,8 +16,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from flgc_lib.frozen.kernel.loops import PAIR, TASK, VIEW, made, multiplying, pointer, stamp
-from flgc_lib.frozen.kernel.microkernel import FLOAT, INT32, INT64, LANES, TileWriter, lane_numbers, spread, tiles
-
+from flgc_lib.frozen.kernel.microkernel import FLOAT, INT32, INT64, TileWriter, lane_numbers, spread, tiles
+from flgc_lib.frozen.kernel.shapes import LANES
 
 llvmlite.binding.initialize_native_asmparser()  # LLVM reads the tiles' one instruction in assembly
 
@@ -75,8 +75,8 @@ class _PairWriter(TileWriter):
             bits = [builder.bitcast(value, INT32) for value in (scale, pixels)]
             seconds = [builder.and_(value, INT32(-(2**16))) for value in bits]
             firsts = [builder.shl(value, INT32(16)) for value in bits]
-            for pair in (seconds, firsts):
-                total = super()._multiply_add(*(builder.bitcast(half, FLOAT) for half in pair), total)
+            for weight, pixel in (seconds, firsts):
+                total = super()._multiply_add(builder.bitcast(weight, FLOAT), builder.bitcast(pixel, FLOAT), total)
             return total
         kind = ir.FunctionType(self.vector, [self.vector, _bfloats(2 * lanes), _bfloats(2 * lanes)])
         name = f"llvm.x86.avx512bf16.dpbf16ps.{32 * lanes}"
@@ -176,7 +176,7 @@ def _zeros(target: int, count: int) -> None:
 
 
 def _rows(step: int) -> Any:
-    """Writes rows of pairs, of which those from `begin` up to `end` lie in the map, of numbers that lie `step` apart."""
+    """A function that writes rows of pairs, of numbers `step` apart; from `begin` up to `end` they lie in the map."""
     whole, part = _vector(step, whole=True), _vector(step, whole=False)
     size = 4 * step
 
@@ -268,6 +268,6 @@ _share = _function(stamp())
 
 
 @lru_cache(maxsize=1)
-def share_address() -> int:
+def share_address() -> Any:
     """As `loops.share_address`, for layers in bf16."""
     return made(_share)
