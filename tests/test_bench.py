@@ -15,6 +15,7 @@ from flgc_lib.bench.measure import BenchSettings, bench
 from flgc_lib.figures.speed import draw_engine_speed, draw_speed, engine_speed, speed
 from flgc_lib.figures.tables import filled
 from flgc_lib.frozen.autotune import medians
+from flgc_lib.frozen.forms import FORMS
 from flgc_lib.layers import FLGConv2d
 from flgc_lib.resnet import resnet
 
@@ -92,7 +93,7 @@ def test_engines_are_candidates(small_network, tmp_path, monkeypatch):
     )
     expected = {"onnxruntime", "onnxruntime int8", "openvino", "openvino bf16", "openvino int8"}
     found = frame.candidate[frame.candidate.str.startswith("equal")].str.removeprefix("equal ")
-    assert set(found) == expected | {"frozen"}
+    assert set(found) == expected | {"frozen"} | ({"frozen bf16"} & {f"frozen {form}" for form in FORMS})
     canvas = Figure(layout="constrained")
     draw_engine_speed(engine_speed(tmp_path), canvas)
     assert "openvino int8" in [text.get_text() for text in canvas.legends[0].get_texts()]

@@ -22,7 +22,11 @@ from flgc_lib.frozen.saving import KEY
 from flgc_lib.layers import FLGConv2d
 
 indirect = pytest.importorskip("flgc_lib.frozen.kernel.indirect", reason="pip install 'flgc-lib[fast]'")
-microkernel = pytest.importorskip("flgc_lib.frozen.kernel.microkernel", reason="pip install 'flgc-lib[fast]'")
+shapes = pytest.importorskip("flgc_lib.frozen.kernel.shapes", reason="pip install 'flgc-lib[fast]'")
+
+BF16 = pytest.param("bf16", marks=pytest.mark.skipif(not shapes.BF16, reason="this processor has no bf16"))
+FORMS = ["indirect", BF16]
+TOLERANCE = {"indirect": 1e-4, "bf16": 2e-2}
 
 X = torch.randn(2, 3, 9, 7, generator=torch.Generator().manual_seed(0))
 
@@ -56,50 +60,61 @@ class Checked:
         """Computes one image, all arrays flat."""
         self.written = np.zeros(out.size, bool)
         for task, channels in zip(self.tasks, self.channels, strict=True):
-            source = self.packed(task, channels, x) if self.scratch_size else x
+            sources = [x]
+            if self.layer.bf16:
+                places = [(channels["plane"], channels[half]) for half in ("first", "second")]
+                sources = [self.packed(task, planes, read, rounded(x)) for planes, read in places]
+            elif self.scratch_size:
+                sources = [self.packed(task, channels, channels, x)]
             tiles = self.walk.tiles
             for unit in range(task["first"], task["last"]):
                 block = self.layer.blocks[unit % len(self.layer.blocks)]
                 start = unit // len(self.layer.blocks) * task["chunk"]
                 for place in tiles[start : start + task["chunk"]]:
-                    self.tile(task, block, place, source, out, residual)
+                    self.tile(task, block, place, sources, out, residual)
         assert self.written.all(), "the kernel would return memory as it found it"
 
-    def packed(self, task, channels, x):
+    def packed(self, task, planes, channels, x):
         scratch = np.full(self.scratch_size, np.nan, np.float32)
-        size, views = (task["height"], task["width"]), self.walk.views
-        maps = look_up(x, np.arange(self.layer.in_channels * size[0] * size[1])).reshape(-1, *size)
-        for channel in channels:
+        views = self.walk.views
+        i, j = np.ogrid[: task["rows"], : task["pitch"]]
+        for number, channel in zip(planes, channels, strict=True):
             for v, view in enumerate(views):
-                rows = np.arange(task["rows"]) * task["down"] + view["top"]
-                columns = np.arange(task["pitch"]) * task["right"] + view["left"]
-                inside = ((rows >= 0) & (rows < size[0]))[:, None] & ((columns >= 0) & (columns < size[1]))
-                y, z = np.clip(rows, 0, size[0] - 1), np.clip(columns, 0, size[1] - 1)
-                plane = np.where(inside, maps[channel][np.ix_(y, z)], 0) if min(size) else np.zeros_like(inside, float)
-                first = (channel * len(views) + v) * task["rows"] * task["pitch"]
-                write(scratch, first + np.arange(plane.size), plane.ravel())
+                y, z = np.broadcast_arrays(i * task["down"] + view["top"], j * task["right"] + view["left"])
+                inside = (view["upper"] <= i) & (i < view["lower"]) & (view["begin"] <= j) & (j < view["end"])
+                assert ((0 <= y) & (y < task["height"]) & (0 <= z) & (z < task["width"]))[inside].all()
+                plane = np.zeros(inside.shape, np.float32)
+                plane[inside] = look_up(x, (channel * task["height"] + y[inside]) * task["width"] + z[inside])
+                write(scratch, (number * len(views) + v) * plane.size + np.arange(plane.size), plane.ravel())
         return scratch
 
-    def tile(self, task, block, place, source, out, residual):
-        shape = microkernel.SHAPES[place["shape"]]
+    def tile(self, task, block, place, sources, out, residual):
+        shape = shapes.SHAPES[place["shape"]]
         lanes = np.arange(shape.lanes)
         targets = (place["out_pixel"] + np.arange(shape.vectors)[:, None] * shape.lanes + lanes).ravel()
         filters, depth = np.arange(block["filters"]), np.arange(block["depth"])
         taps = look_up(self.offsets, block["offset"] + depth)
         weight = look_up(self.layer.weight, block["weight"] + depth[:, None] * block["filters"] + filters)
-        columns = []
-        for v, left in zip(range(shape.vectors), (place["left"], place["second_left"]), strict=False):
-            width = shape.lanes if shape.rows < microkernel.QUARTERS else task["wide"]
-            down = task["gap"] + (task["wide"] if shape.rows == microkernel.QUARTERS else 0)
-            starts = place["pixel"] + v * place["step"] + np.arange(shape.rows) * down
-            rows = look_up(source, taps[:, None, None] + starts[:, None] + np.arange(width))  # the kernel reads it all
-            row = sum(lanes >= left + r * task["wide"] for r in range(shape.rows - 1)) + np.zeros_like(lanes)
-            columns.append(rows[:, row, lanes % width])
-        total = look_up(self.layer.bias, block["filter"] + filters)[:, None] + weight.T @ np.hstack(columns)
+        total = look_up(self.layer.bias, block["filter"] + filters)[:, None]
+        halves = [weight << 16, weight & -(2**16)] if self.layer.bf16 else [weight]
+        for source, half in zip(sources, halves, strict=True):
+            columns = []
+            for v, left in zip(range(shape.vectors), (place["left"], place["second_left"]), strict=False):
+                width = shape.lanes if shape.rows < shapes.QUARTERS else task["wide"]
+                down = task["gap"] + (task["wide"] if shape.rows == shapes.QUARTERS else 0)
+                starts = place["pixel"] + v * place["step"] + np.arange(shape.rows) * down
+                rows = look_up(source, taps[:, None, None] + starts[:, None] + np.arange(width))  # it reads it all
+                row = sum(lanes >= left + r * task["wide"] for r in range(shape.rows - 1)) + np.zeros_like(lanes)
+                columns.append(rows[:, row, lanes % width])
+            total = total + half.view(np.float32).T @ np.hstack(columns)
         places = look_up(self.out_offsets, block["filter"] + filters)[:, None] + targets
         total = total if residual is None else total + look_up(residual, places)
         write(out, places, np.maximum(total, 0) if task["relu"] else total)
         self.written[places] = True
+
+
+def rounded(x):
+    return torch.from_numpy(x).bfloat16().float().numpy()
 
 
 def look_up(array, index):
@@ -129,15 +144,15 @@ def checked(monkeypatch):
     monkeypatch.setattr(indirect.IndirectConvolution, "__call__", call)
 
 
-@pytest.fixture(scope="module")
-def file(tmp_path_factory):
-    """A saved network, its tensors and its plan."""
+@pytest.fixture(scope="module", params=FORMS)
+def file(request, tmp_path_factory):
+    """A saved network that computes in a form of the kernel, its tensors and its plan."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("files") / "frozen"
     model = Net().eval()
     frozen = freeze(model, X, tune=False)
     for _, layer in frozen_convolutions(frozen):
-        layer.use("indirect")
+        layer.use(request.param)
     save(frozen, path)
     with safe_open(path, "pt") as content:
         tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
@@ -145,22 +160,26 @@ def file(tmp_path_factory):
 
 
 @torch.no_grad()
-def test_the_twin_computes_what_the_kernel_computes(file, checked):
+def test_the_twin_computes_what_the_kernel_computes(file, request):
     path, _, _, model = file
     frozen = load(path)
-    assert {layer.form for _, layer in frozen_convolutions(frozen)} == {"indirect"}
-    assert_same(frozen(X), model(X))
+    (form,) = {layer.form for _, layer in frozen_convolutions(frozen)}
+    by_the_kernel = frozen(X)
+    request.getfixturevalue("checked")
+    assert_same(frozen(X), by_the_kernel, 1e-2 if form == "bf16" else 1e-5)  # a map may be rounded the other way
+    assert_same(frozen(X), model(X), TOLERANCE[form])
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("width", [*range(1, 10), 14, 17, 28, 33])
-def test_maps_of_any_width_are_read_within_their_bounds(width, stride, checked):
+def test_maps_of_any_width_are_read_within_their_bounds(width, stride, form, checked):
     """Vectors are put together across the ends of rows: the twin sees all that is read for that."""
     for kernel, padding in ((3, 1), (1, 0), (5, 0)):
         layer = nn.Conv2d(2, 9, kernel, stride, padding)
         x = torch.randn(1, 2, 7, width + kernel - 1)
         with torch.no_grad():
-            assert_same(from_convolution(layer).use("indirect")(x), layer(x))
+            assert_same(from_convolution(layer).use(form)(x), layer(x), TOLERANCE[form])
 
 
 def test_the_twin_sees_an_index_out_of_bounds(file, checked):
@@ -174,6 +193,7 @@ def test_the_twin_sees_an_index_out_of_bounds(file, checked):
         layer.plan.in_channels,
         relu=False,
         overwrite=False,
+        bf16=layer.form == "bf16",
     )
     with pytest.raises(AssertionError, match="out of bounds"):
         convolution(X)

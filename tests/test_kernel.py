@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 loops = pytest.importorskip("flgc_lib.frozen.kernel.loops", reason="pip install 'flgc-lib[fast]'")
+pairs = pytest.importorskip("flgc_lib.frozen.kernel.pairs", reason="pip install 'flgc-lib[fast]'")
 
 COMPUTE = """
 import torch
@@ -44,23 +45,23 @@ def changed(tmp_path, monkeypatch):
     return change
 
 
-@pytest.mark.parametrize("name", ["loops.py", "microkernel.py", "geometry.py", "indirect.py"])
+@pytest.mark.parametrize("name", ["loops.py", "microkernel.py", "geometry.py", "indirect.py", "pairs.py"])
 def test_machine_code_is_made_anew_when_any_source_changes(name, changed):
-    before = loops._stamp()
+    before = loops.stamp()
     changed(name)
-    assert loops._stamp() != before
+    assert loops.stamp() != before
 
 
 def test_machine_code_is_made_anew_for_another_processor(monkeypatch):
-    before = loops._stamp()
+    before = loops.stamp()
     monkeypatch.setattr(loops, "FEATURES", loops.FEATURES.replace("+", "-", 1) + ",-avx512f")
-    assert loops._stamp() != before
+    assert loops.stamp() != before
 
 
-@pytest.mark.parametrize("function", [loops._share, loops._side_by_side_in_python])
+@pytest.mark.parametrize("function", [loops._share, loops._side_by_side_in_python, pairs._share])
 def test_the_stamp_is_part_of_what_numba_looks_at(function):
     """Numba's key holds the values that a function encloses."""
-    assert loops._stamp() in [cell.cell_contents for cell in function.__closure__]
+    assert loops.stamp() in [cell.cell_contents for cell in function.__closure__]
 
 
 def test_a_folder_that_cannot_be_written_costs_speed_and_one_sentence(tmp_path):

@@ -75,6 +75,7 @@ def build(
         ("dense channels_last", _channels_last),
         ("dense torch.compile", _compiled),
         ("dense frozen", _frozen),
+        ("dense frozen bf16", _frozen_in_bf16),
     ):
         yield Candidate(name, 1, "", dense, partial(make, dense, x))
     yield from _in_engines("dense", dense, x, 1, "")
@@ -88,9 +89,12 @@ def build(
             ("flgc masked", random, _masked),
             ("flgc frozen, PyTorch", random, _frozen_without_kernel),
             ("flgc frozen", random, _frozen),
+            ("flgc frozen bf16", random, _frozen_in_bf16),
             ("flgc-dup frozen", copies, _frozen),
+            ("flgc-dup frozen bf16", copies, _frozen_in_bf16),
             ("depthwise frozen", depthwise, _frozen),
             ("equal frozen", equal, _frozen),
+            ("equal frozen bf16", equal, _frozen_in_bf16),
             ("grouped eager", grouped, _eager),
             ("grouped frozen", grouped, _frozen),
         ):
@@ -147,6 +151,10 @@ def _masked(model: nn.Module, x: Tensor) -> Callable[[], object]:
 
 def _frozen(model: nn.Module, x: Tensor) -> Callable[[], object]:
     return partial(freeze(model, x), x)
+
+
+def _frozen_in_bf16(model: nn.Module, x: Tensor) -> Callable[[], object]:
+    return partial(freeze(model, x, precision="bf16"), x)
 
 
 def _frozen_without_kernel(model: nn.Module, x: Tensor) -> Callable[[], object]:

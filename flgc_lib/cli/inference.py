@@ -6,24 +6,44 @@ import tyro
 
 from flgc_lib.bench.settings import BenchSettings
 from flgc_lib.files import ROOT
+from flgc_lib.frozen import forms
 from flgc_lib.frozen.engines import Engine, Precision
 
 
-def freeze(checkpoint: Path, output: Path, *, batch: int = 1, size: int = 32, tune: bool = True) -> None:
+def freeze(
+    checkpoint: Path,
+    output: Path,
+    *,
+    precision: forms.Precision = "fp32",
+    batch: int = 1,
+    size: int = 32,
+    tune: bool = True,
+    data: str | None = None,
+    root: Path = ROOT,
+    results: Path | None = None,
+) -> None:
     """Turn a trained network into a small, fast one for inference; read it with flgc_lib.frozen.load.
 
     Args:
         checkpoint: last.ckpt of a run, in data/runs/<run>/.
         output: file to write.
+        precision: bf16 rounds inputs and weights of convolutions where that is faster; the processor must have it.
         batch: images at once that it is tuned for.
         size: their height and width, pixels.
-        tune: time several exact forms of every layer on this machine and keep the fastest.
+        tune: time several forms of every layer on this machine and keep the fastest.
+        data: name of a dataset, on whose test images the network is tested, in fp32 and as it is.
+        root: folder of datasets.
+        results: folder of records, whose engines.csv gets a row about the test.
     """
     from flgc_lib.experiment.checkpoint import freeze_checkpoint
+    from flgc_lib.experiment.deploy import check_records, frozen_accuracy
 
-    frozen = freeze_checkpoint(checkpoint, output, batch=batch, size=size, tune=tune)
+    check_records(results, data, "data")
+    frozen = freeze_checkpoint(checkpoint, output, precision=precision, batch=batch, size=size, tune=tune)
     print(frozen.report())
     print(f"{output}: {output.stat().st_size / 1e6:.2f} MB, from {checkpoint.stat().st_size / 1e6:.2f} MB")
+    if data is not None:
+        print(frozen_accuracy(checkpoint, frozen, precision=precision, data=data, root=root, results=results))
 
 
 def export(

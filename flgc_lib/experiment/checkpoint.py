@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from flgc_lib.experiment.settings import Settings
 from flgc_lib.frozen import FrozenNetwork, freeze, save
+from flgc_lib.frozen.forms import Precision
+from flgc_lib.frozen.precision import check_precision
 
 MOST_PIXELS = 2**24
 """Of a batch that something is tuned for: 16 images of 1024 × 1024."""
@@ -147,28 +149,36 @@ def _kinds(state: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dty
 
 
 def freeze_checkpoint(
-    checkpoint: Path, output: Path, *, batch: int = 1, size: int = 32, tune: bool = True
+    checkpoint: Path,
+    output: Path,
+    *,
+    precision: Precision = "fp32",
+    batch: int = 1,
+    size: int = 32,
+    tune: bool = True,
 ) -> FrozenNetwork:
     """Freezes the network of a checkpoint, writes it, and returns it: what `flgc freeze` does.
 
     Args:
         checkpoint: `last.ckpt` of a run.
         output: file to write; read it with `flgc_lib.frozen.load`.
+        precision: see `freeze`.
         batch: images at once that the layers are tuned for.
         size: their height and width.
         tune: whether to time the forms of every layer on this machine; without, the likely fastest are taken.
 
     Raises:
-        ValueError: if the file is no checkpoint of this library, or the one to write; or if the run's groups have not
-            closed yet.
+        ValueError: if the file is no checkpoint of this library, or the one to write; if the run's groups have not
+            closed yet; or for a precision that this processor does not have.
     """
     if output.exists() and output.samefile(checkpoint):
         raise ValueError(
             f"{output} is the checkpoint itself, which would be lost; give another path for what is frozen"
         )
     check_images(batch, size)
+    check_precision(precision)
     _, model = trained_network(checkpoint)
     example = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
-    frozen = freeze(model, example, tune=tune)
+    frozen = freeze(model, example, tune=tune, precision=precision)
     save(frozen, output)
     return frozen

@@ -1,9 +1,10 @@
-"""A trained network for another engine: calibrated on training images, and tested before and after.
+"""A trained network for another engine or in another precision: calibrated on training images, tested before and after.
 
-`engines.csv` in the folder of the records has a row for every network, engine and precision that was tested.
+`engines.csv` in the folder of the records has a row for every network, engine and precision that was tested; the engine
+of a frozen network as it is is called "kernel".
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -14,8 +15,10 @@ from flgc_lib.data import Batches, Dataset, load
 from flgc_lib.experiment import measurements
 from flgc_lib.experiment.checkpoint import check_images, trained_network
 from flgc_lib.experiment.records import code_version, processor_name
+from flgc_lib.experiment.settings import Settings
 from flgc_lib.files import ROOT
-from flgc_lib.frozen import engines, freeze
+from flgc_lib.frozen import FrozenNetwork, engines, freeze
+from flgc_lib.frozen.forms import Precision
 
 CALIBRATION_IMAGES = 512
 TEST_BATCH = 100
@@ -56,8 +59,7 @@ def export_checkpoint(
     """
     check_images(batch, size)
     saved, model = trained_network(checkpoint)
-    if results is not None and calibrate is None:
-        raise ValueError(f"results={results} gets a row about accuracy: give calibrate, the dataset to test on")
+    check_records(results, calibrate, "calibrate")
     frozen = freeze(model)
     data = None if calibrate is None else load(calibrate, root)
     images = None if data is None else next(iter(Batches(data.train_images, data.train_labels, CALIBRATION_IMAGES)))[0]
@@ -67,25 +69,75 @@ def export_checkpoint(
     if data is None:
         return found
     run = engines.load(output, torch.Size((TEST_BATCH, 3, size, size)))
+    columns = {"engine": engine, "precision": precision, "calibration_images": CALIBRATION_IMAGES, "gather_cost": cost}
+    return f"{found}; {_tested(saved.settings, frozen, run, data, results, columns)}"
+
+
+def frozen_accuracy(
+    checkpoint: Path,
+    frozen: FrozenNetwork,
+    *,
+    precision: Precision,
+    data: str,
+    root: Path = ROOT,
+    results: Path | None = None,
+) -> str:
+    """Tests a checkpoint's network as it was frozen: what `flgc freeze --data` does.
+
+    Args:
+        checkpoint: `last.ckpt` of a run.
+        frozen: what became of it, in this precision.
+        precision: "fp32" or "bf16".
+        data: name of the dataset on whose test images it is tested, in fp32 and as it is.
+        root: folder of the datasets.
+        results: folder of the records, whose `engines.csv` gets a row.
+
+    Returns:
+        The accuracies, as a sentence.
+    """
+    saved, model = trained_network(checkpoint)
+    columns = {"engine": "kernel", "precision": precision, "calibration_images": 0, "gather_cost": 0.0}
+    return _tested(saved.settings, freeze(model), frozen, load(data, root), results, columns)
+
+
+def check_records(results: Path | None, data: str | None, option: str) -> None:
+    """Refuses to record the accuracy of a network that is not tested.
+
+    Raises:
+        ValueError: if there is a folder of records, but no dataset, which the option names.
+    """
+    if results is not None and data is None:
+        raise ValueError(f"results={results} gets a row about accuracy: give {option}, the dataset to test on")
+
+
+def _tested(
+    settings: Settings,
+    frozen: Callable[[Tensor], Tensor],
+    run: Callable[[Tensor], Tensor],
+    data: Dataset,
+    results: Path | None,
+    columns: Mapping[str, object],
+) -> str:
+    """Accuracy of what `run` computes, and of the network frozen in fp32, in words; and as a row of the records."""
     before, after = accuracy(frozen, data), accuracy(run, data)
     if results is not None:
         row = {
-            "run": saved.settings.id,
-            "method": saved.settings.method,
-            "groups": saved.settings.groups,
-            "epochs": saved.settings.epochs,
-            "engine": engine,
-            "precision": precision,
+            "run": settings.id,
+            "method": settings.method,
+            "groups": settings.groups,
+            "epochs": settings.epochs,
+            "engine": columns["engine"],
+            "precision": columns["precision"],
             "data": data.name,
-            "calibration_images": CALIBRATION_IMAGES,
-            "gather_cost": cost,
+            "calibration_images": columns["calibration_images"],
+            "gather_cost": columns["gather_cost"],
             "accuracy_frozen": before,
             "accuracy": after,
             "processor": processor_name(torch.device("cpu")),
             "code": code_version(),
         }
         measurements.add(pd.DataFrame([row]), results / TABLE, ["run", "engine", "precision", "processor"])
-    return f"{found}; accuracy {after:.2%}, of the frozen network {before:.2%}"
+    return f"accuracy {after:.2%}, of the frozen network in fp32 {before:.2%}"
 
 
 @torch.no_grad()

@@ -24,11 +24,11 @@ _NETWORKS: dict[str, dict[str, Any]] = {
 """Colour and marker of each network: its method's, as everywhere."""
 
 
-_OTHERS = [called for called in ENGINES.values() if called != "onnxruntime"]
+_OTHERS = [*(called for called in ENGINES.values() if called != "onnxruntime"), "frozen bf16"]
 _KINDS = {"grouped": "fixed groups", "equal": "learned, equal sizes", "flgc": "learned, unequal"}
 """What the networks of the engines' figure are: each has its method's colour, and a panel."""
 
-_WAYS = ("frozen", *ENGINES.values())
+_WAYS = ("frozen", *ENGINES.values(), "frozen bf16")
 """What runs them."""
 
 

@@ -26,7 +26,7 @@ from flgc_lib.frozen.fuse import fuse
 from flgc_lib.frozen.layer import FrozenConv2d, frozen_convolutions
 from flgc_lib.frozen.modules import replace_convolutions
 from flgc_lib.frozen.network import FrozenNetwork, Report
-from flgc_lib.frozen.precision import check_precision, in_bf16, use_likely_forms
+from flgc_lib.frozen.precision import back_to_fp32, check_precision, in_bf16, use_likely_forms
 from flgc_lib.frozen.prepare import inference_copy, settle_weights
 from flgc_lib.frozen.signature import Signature, describe_size, holds
 from flgc_lib.layers import FLGConv2d
@@ -79,8 +79,7 @@ def freeze(
                 "a frozen network's outputs in bf16 are compared for an example: freeze(frozen, example, …)"
             )
         frozen, reference = copy.deepcopy(model), model
-        if any(layer.form == "bf16" for _, layer in frozen_convolutions(frozen)):
-            use_likely_forms(frozen, "fp32")
+        back_to_fp32(frozen)
         example = _copied(example_input if given else ())
     else:
         reference = inference_copy(model)

@@ -1,5 +1,6 @@
 """Freezing in bf16: allowed only where the processor has it, and compared with fp32."""
 
+from dataclasses import replace
 from typing import Any
 
 from flgc_lib.frozen.check import call, largest_difference
@@ -27,6 +28,15 @@ def use_likely_forms(frozen: FrozenNetwork, precision: Precision) -> None:
     """Lets every layer compute in the form that is likely to be the fastest in this precision."""
     for _, layer in frozen_convolutions(frozen):
         layer.use(layer.available_forms(precision)[0])
+
+
+def back_to_fp32(frozen: FrozenNetwork) -> None:
+    """Takes back what freezing in bf16 has chosen, and reported."""
+    for _, layer in frozen_convolutions(frozen):
+        if layer.form == "bf16":
+            layer.use(layer.available_forms()[0])
+    if frozen.facts is not None:
+        frozen.facts = replace(frozen.facts, bf16=())
 
 
 def in_bf16(frozen: FrozenNetwork, exact: Any, example: tuple[Any, ...]) -> tuple[float, float]:
