@@ -3,10 +3,13 @@
 import pytest
 import torch
 
+from flgc_lib.cli import inference
 from flgc_lib.experiment import deploy, measurements
 from flgc_lib.experiment.training import fit
 from flgc_lib.figures.tables import filled
-from flgc_lib.frozen import engines
+from flgc_lib.frozen import engines, load
+from flgc_lib.frozen.forms import FORMS
+from flgc_lib.frozen.layer import frozen_convolutions
 
 pytest.importorskip("onnxruntime", reason="pip install 'flgc-lib[engines]'")
 pytest.importorskip("onnxscript", reason="pip install 'flgc-lib[engines]'")
@@ -35,6 +38,26 @@ def test_accuracy_before_and_after_is_recorded(checkpoint, images, tmp_path):
     document = tmp_path / "document.md"
     document.write_text("<!-- table: engines -->\n<!-- /table -->\n", encoding="utf-8")
     assert f"| 1 | onnx | int8 | {row['accuracy_frozen'] * 100:.2f} |" in filled(document, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "precision",
+    ["fp32", pytest.param("bf16", marks=pytest.mark.skipif("bf16" not in FORMS, reason="this processor has no bf16"))],
+)
+def test_the_frozen_network_itself_is_tested(checkpoint, images, tmp_path, precision, capsys):
+    options = {"precision": precision, "tune": False, "results": tmp_path}
+    with pytest.raises(ValueError, match="give data, the dataset to test on"):
+        inference.freeze(checkpoint, tmp_path / "frozen", **options)
+    inference.freeze(checkpoint, tmp_path / "frozen", **options, data=images.name)
+    (row,) = measurements.read(tmp_path / deploy.TABLE).to_dict("records")
+    assert (row["engine"], row["precision"], row["data"]) == ("kernel", precision, images.name)
+    frozen = load(tmp_path / "frozen")
+    assert ("bf16" in {layer.form for _, layer in frozen_convolutions(frozen)}) == (precision == "bf16")
+    x = next(iter(deploy.Batches(images.test_images, images.test_labels, 40)))[0]
+    assert row["accuracy"] == int((frozen(x).argmax(dim=1) == images.test_labels).sum()) / 40
+    assert f"accuracy {row['accuracy']:.2%}, of the frozen network in fp32 {row['accuracy_frozen']:.2%}" in (
+        capsys.readouterr().out
+    )
 
 
 def test_a_record_needs_a_test(checkpoint, tmp_path):
