@@ -118,7 +118,7 @@ def checked(monkeypatch):
 
     def call(self, x, residual=None):
         x = x.contiguous().numpy()
-        schedule = self._schedule(*x.shape[2:], split=2)
+        schedule = self.schedule(*x.shape[2:], split=2)
         out = np.full((len(x), self.outputs.size, *schedule.out_size), np.nan, np.float32)
         added = [None] * len(x) if residual is None else residual.contiguous().numpy().reshape(len(x), -1)
         twin = Checked(self, schedule)

@@ -8,35 +8,28 @@ Source: Dukhan 2019, arXiv 1907.02129.
 """
 
 import math
-import os
-import threading
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
 from flgc_lib.frozen.kernel.geometry import Geometry, geometry
-from flgc_lib.frozen.kernel.loops import BLOCK, TASK, alone, together
+from flgc_lib.frozen.kernel.loops import BLOCK, STEP, TASK, compute, share_address, threads_to_use
 from flgc_lib.frozen.kernel.microkernel import LANES, MOST_FILTERS
 from flgc_lib.frozen.window import Window
 
 CACHE_FLOATS = 65536
 """Inputs that a block of filters walks over before the next block does: they should stay in the level-2 cache."""
 
-_one_at_a_time = threading.Lock()  # Numba's simplest threading layer dies if two Python threads use it at once
-
-
-_PROCESS = os.getpid()
-"""Where Numba's threads live: in a child made by a fork they are dead, and starting others would end it."""
-
 
 class Schedule(NamedTuple):
     """What the kernel is told about one input size."""
 
+    function: int
+    """Address of the machine code."""
     tasks: int
     """Address of TASK (split,), one for each thread that shares an image."""
     scratch_size: int
@@ -73,7 +66,7 @@ class IndirectConvolution:
         relu: bool,
         overwrite: bool,
     ) -> None:
-        alone()  # the machine code is made now, if it can be made at all
+        self.function = share_address()  # the machine code is made now, if it can be made at all
         self.window = window
         self.in_channels = in_channels
         self.relu = relu
@@ -91,13 +84,8 @@ class IndirectConvolution:
         """relu(conv(x) + bias + residual); float32 tensors on the CPU, (B, C, H, W)."""
         x = x.contiguous()
         batch, _, height, width = x.shape
-        threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
-        if os.getpid() != _PROCESS:
-            threads = 1
-        split = threads if batch < threads else 1  # of one image; a large batch is split by image
-        schedule = self._schedules.get((height, width, split))
-        if schedule is None:
-            schedule = self._schedules[height, width, split] = self._schedule(height, width, split)
+        threads, split = shared_by(batch)
+        schedule = self.schedule(height, width, split)
         added = 0
         if residual is not None:
             residual = residual.contiguous()
@@ -107,17 +95,22 @@ class IndirectConvolution:
         else:
             out = x.new_empty((batch, len(self.outputs), *schedule.out_size))
         scratch = x.new_empty(threads * schedule.scratch_size) if schedule.scratch_size else None
-        source, target, room = x.data_ptr(), out.data_ptr(), 0 if scratch is None else scratch.data_ptr()
-        if threads == 1:
-            alone()(schedule.tasks, source, target, added, batch, room)
-        else:
-            with _one_at_a_time:
-                numba.set_num_threads(threads)
-                together(schedule.tasks, source, target, added, batch, room, split, threads)
+        steps = np.array([(schedule.function, schedule.tasks, x.data_ptr(), out.data_ptr(), added)], STEP)
+        compute(steps, batch, 0 if scratch is None else scratch.data_ptr(), split, threads)
         return out
 
+    def schedule(self, height: int, width: int, split: int) -> Schedule:
+        """What `split` threads do that share an image of that size.
+
+        Raises:
+            ValueError: if the kernel cannot index a map of that size.
+        """
+        schedule = self._schedules.get((height, width, split))
+        if schedule is None:
+            schedule = self._schedules[height, width, split] = self._schedule(height, width, split)
+        return schedule
+
     def _schedule(self, height: int, width: int, split: int) -> Schedule:
-        """What `split` threads do that share an image of that size."""
         walk = geometry(self.window, height, width, self.readers)
         pixels = math.prod(walk.out_size)
         largest = max(self.in_channels * walk.plane, len(self.outputs) * pixels)
@@ -163,7 +156,9 @@ class IndirectConvolution:
         tasks = np.zeros(split, TASK)
         for name in TASK.names or ():
             tasks[name] = values[name]
-        return Schedule(tasks.ctypes.data, scratch_size, walk.out_size, (tasks, walk, offsets, out_offsets, channels))
+        return Schedule(
+            self.function, tasks.ctypes.data, scratch_size, walk.out_size, (tasks, walk, offsets, out_offsets, channels)
+        )
 
     def _shares(self, walk: Geometry, split: int) -> tuple[int, np.ndarray]:
         """Tiles a chunk, and (split + 1,) where the threads' shares of the units begin and end: about equal work."""
@@ -182,6 +177,12 @@ class IndirectConvolution:
         for start, stop in zip(starts, stops, strict=True):
             read[self.inputs[start:stop]] = True
         return read.nonzero()[0]
+
+
+def shared_by(batch: int) -> tuple[int, int]:
+    """How many threads compute a batch, and how many of them share an image; a large batch is shared image by image."""
+    threads = threads_to_use()
+    return threads, threads if batch < threads else 1
 
 
 def _in_blocks(weights: Sequence[Tensor]) -> tuple[np.ndarray, np.ndarray]:
