@@ -30,14 +30,14 @@ from flgc_lib.frozen.window import Window
 
 _NO_KERNEL = "Numba does not work here, so frozen networks compute in PyTorch's operations, which is slower"
 try:
-    from flgc_lib.frozen.kernel.indirect import IndirectConvolution
+    from flgc_lib.frozen import kernel as kernel
 except (
     ImportError,
     OSError,
     RuntimeError,
     AttributeError,
 ) as error:  # how Numba refuses a NumPy, a folder, a processor
-    IndirectConvolution = None  # type: ignore[assignment, misc]  # everything else works
+    kernel = None  # type: ignore[assignment]  # everything else works
     if not isinstance(error, ModuleNotFoundError):
         warnings.warn(f"{_NO_KERNEL} ({type(error).__name__}: {error})", RuntimeWarning, stacklevel=2)
 
@@ -110,7 +110,7 @@ def available_forms(plan: LayerPlan, weight: Tensor) -> list[Form]:
 def _indirect(plan: LayerPlan, groups: Groups) -> Computation:
     inputs, weights, biases, outputs = zip(*groups, strict=True)
     try:
-        return IndirectConvolution(
+        return kernel.IndirectConvolution(
             plan.window,
             weights,
             inputs,
@@ -208,7 +208,7 @@ FORMS: dict[Form, Callable[[LayerPlan, Groups], Computation]] = {
     "dense": _dense,
 }
 """The installed forms, the likely fastest first."""
-if IndirectConvolution is not None:
+if kernel is not None:
     FORMS = {"indirect": _indirect, **FORMS}
 
 

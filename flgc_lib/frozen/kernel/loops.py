@@ -181,7 +181,7 @@ def _stamp() -> int:
     return int.from_bytes(digest.digest()[:7], "little")
 
 
-def _functions(stamp: int) -> tuple[Any, Any]:
+def _functions(stamp: int) -> tuple[Any, Any, Any]:
     """A share, and two ways over layers. What they enclose is part of the key under which Numba keeps their code."""
 
     def share(record: int, x: int, out: int, residual: int, images: int, scratch: int) -> None:
