@@ -250,9 +250,13 @@ def straight_through(logits: Tensor, hard: Tensor, *, estimator: Estimator = "fu
 
 
 def is_watched() -> bool:
-    """Whether torch.func (grad, vmap, jvp), forward-mode differentiation or torch.jit.trace follows the computation."""
+    """Whether torch.func (grad, vmap, jvp), forward-mode differentiation, torch.jit.trace or a mode follows along.
+
+    Modes are what make_fx and PyTorch's counter of operations work by.
+    """
     level: int | None = torch._C._functorch.maybe_current_level()
-    return level is not None or forward_ad._current_level >= 0 or torch.jit.is_tracing()
+    followed = level is not None or forward_ad._current_level >= 0 or torch.jit.is_tracing()
+    return followed or torch._C._len_torch_dispatch_stack() > 0
 
 
 def _has_values(x: Tensor) -> bool:

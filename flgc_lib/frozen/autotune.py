@@ -8,11 +8,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
+from flgc_lib.frozen.chain import Chained
 from flgc_lib.frozen.forms import Form, Precision
 from flgc_lib.frozen.layer import FrozenConv2d, frozen_convolutions
 
+Network = Callable[..., Any]
 Layers = Sequence[tuple[str, FrozenConv2d]]
 
 REPETITIONS = 7
@@ -73,7 +75,8 @@ def autotune(
         for that number ("batch"), one a layer, and one of all choices together ("network").
     """
     layers = frozen_convolutions(network)
-    images, timings = _images_at_once(network, example)
+    run = Chained(network) if isinstance(network, fx.GraphModule) else network
+    images, timings = _images_at_once(run, example)
     small = example if images is None else (example[0][:images],)
     for name, inputs in _inputs_of(layers, network, small):
         layer = network.get_submodule(name)
@@ -89,7 +92,7 @@ def autotune(
     }
     at_once = {choice: None if choice == "dense forms" else images for choice in forms}
     seconds = medians(
-        {choice: partial(_run_network, network, layers, forms[choice], example, at_once[choice]) for choice in forms}
+        {choice: partial(_run_network, run, layers, forms[choice], example, at_once[choice]) for choice in forms}
     )
     best = min(seconds, key=seconds.__getitem__)
     timings.append(Timing("network", best, _in_milliseconds(seconds)))
@@ -103,14 +106,14 @@ def _run_layer(layer: FrozenConv2d, form: Form, inputs: tuple[Tensor, ...]) -> N
 
 
 def _run_network(
-    network: nn.Module, layers: Layers, forms: dict[str, Form], example: tuple[Any, ...], images: int | None
+    network: Network, layers: Layers, forms: dict[str, Form], example: tuple[Any, ...], images: int | None
 ) -> None:
     for name, layer in layers:
         layer.use(forms[name])
     in_parts(network, example, images)
 
 
-def _images_at_once(network: nn.Module, example: tuple[Any, ...]) -> tuple[int | None, list[Timing]]:
+def _images_at_once(network: Network, example: tuple[Any, ...]) -> tuple[int | None, list[Timing]]:
     """A few images' maps stay in the cache from layer to layer, those of a large batch do not."""
     whole = network(*example)
     if len(example) != 1 or not isinstance(whole, Tensor) or not isinstance(example[0], Tensor) or not example[0].ndim:
@@ -128,7 +131,7 @@ def _images_at_once(network: nn.Module, example: tuple[Any, ...]) -> tuple[int |
     return chosen, [Timing("batch", best, _in_milliseconds(seconds))]
 
 
-def _same_in_parts(network: nn.Module, example: tuple[Any, ...], images: int, whole: Tensor) -> bool:
+def _same_in_parts(network: Network, example: tuple[Any, ...], images: int, whole: Tensor) -> bool:
     """Whether a batch is no more than its images, of which one output each comes out."""
     try:
         parts = in_parts(network, example, images)
@@ -137,7 +140,7 @@ def _same_in_parts(network: nn.Module, example: tuple[Any, ...], images: int, wh
     return parts.shape == whole.shape and bool((parts - whole).abs().max() <= 1e-5 * whole.abs().max())
 
 
-def in_parts(network: nn.Module, inputs: tuple[Any, ...], images: int | None) -> Any:
+def in_parts(network: Network, inputs: tuple[Any, ...], images: int | None) -> Any:
     """The network's results, `images` of the batch of its one input at a time; None for all."""
     if images is None or len(inputs[0]) <= images:
         return network(*inputs)

@@ -31,15 +31,14 @@ from flgc_lib.frozen.window import Window
 
 _NO_KERNEL = "Numba does not work here, so frozen networks compute in PyTorch's operations, which is slower"
 try:
-    from flgc_lib.frozen.kernel.indirect import IndirectConvolution
-    from flgc_lib.frozen.kernel.shapes import BF16
+    from flgc_lib.frozen import kernel as kernel
 except (
     ImportError,
     OSError,
     RuntimeError,
     AttributeError,
 ) as error:  # how Numba refuses a NumPy, a folder, a processor
-    IndirectConvolution, BF16 = None, False  # type: ignore[assignment, misc]  # everything else works
+    kernel = None  # type: ignore[assignment]  # everything else works
     if not isinstance(error, ModuleNotFoundError):
         warnings.warn(f"{_NO_KERNEL} ({type(error).__name__}: {error})", RuntimeWarning, stacklevel=2)
 
@@ -103,10 +102,10 @@ Computation = Callable[[Tensor, Tensor | None], Tensor]
 def available_forms(plan: LayerPlan, weight: Tensor, precision: Precision = "fp32") -> list[Form]:
     """The forms that can compute a layer here, in this precision or better, the likely fastest first."""
     few = len(plan.group_filters) <= MANY_GROUPS
-    kernel = weight.dtype == torch.float32 and weight.device.type == "cpu"
+    by_kernel = weight.dtype == torch.float32 and weight.device.type == "cpu"
     applies = {
-        "bf16": kernel and precision == "bf16",
-        "indirect": kernel,
+        "bf16": by_kernel and precision == "bf16",
+        "indirect": by_kernel,
         "equal": True,
         "loop": few,
         "matmul": few and plan.kernel_size == (1, 1) and plan.padding == (0, 0),
@@ -119,7 +118,7 @@ def _by_kernel(form: Form) -> Callable[[LayerPlan, Groups], Computation]:
     def prepare(plan: LayerPlan, groups: Groups) -> Computation:
         inputs, weights, biases, outputs = zip(*groups, strict=True)
         try:
-            return IndirectConvolution(
+            return kernel.IndirectConvolution(
                 plan.window,
                 weights,
                 inputs,
@@ -220,8 +219,8 @@ FORMS: dict[Form, Callable[[LayerPlan, Groups], Computation]] = {
     "dense": _dense,
 }
 """The installed forms, the likely fastest first."""
-if IndirectConvolution is not None:
-    FORMS = {form: _by_kernel(form) for form in KERNEL_FORMS if form != "bf16" or BF16} | FORMS
+if kernel is not None:
+    FORMS = {form: _by_kernel(form) for form in KERNEL_FORMS if form != "bf16" or kernel.BF16} | FORMS
 
 
 def _padded(plan: LayerPlan, groups: Groups) -> tuple[Tensor | None, Tensor, Tensor, Tensor | None]:

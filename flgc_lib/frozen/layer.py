@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from flgc_lib.frozen.bounds import check_plan, check_tensors
 from flgc_lib.frozen.forms import FORMS, KERNEL_FORMS, Computation, Form, Group, LayerPlan, Precision, available_forms
@@ -161,6 +162,10 @@ class FrozenConv2d(nn.Module):
         """relu(conv(input) + bias + residual), each of the last two if there is one."""
         if input.ndim == 3:  # one image without a batch
             return self(input[None], None if residual is None else residual[None]).squeeze(0)
+        if input.shape[1] != self._plan.in_channels:  # where channels are gathered, others would do
+            raise RuntimeError(
+                f"the layer takes {self._plan.in_channels} channels, an input came of {tuple(input.shape)}"
+            )
         form = self.plan.form
         if form in KERNEL_FORMS and not (form in FORMS and self._kernel_applies(input, residual)):
             form = "equal"  # the same function of x, in operations that PyTorch can trace, differentiate and broadcast
@@ -172,30 +177,38 @@ class FrozenConv2d(nn.Module):
             return self._prepared[form]
         own, index = self._parameters, self._buffers  # several times faster than by attribute
         tensors: Any = own["weight"], own["bias"], index["inputs"], index["outputs"]
-        now = _state(tensors)
+        now = state(tensors)
         if not self._prepared_for or now != self._prepared_for[0]:
             check_tensors(self.plan, *tensors)
             self.forget()
             self._prepared_for = now, tensors  # the tensors are kept: others could get their ids
         compute = self._prepared.get(form)
         if compute is None:
-            compute = self._prepared[form] = FORMS[form](self.plan, self.parts())
+            with _disable_current_modes():  # what follows the computation is to see constants
+                compute = self._prepared[form] = FORMS[form](self.plan, self.parts())
         return compute
 
     def _kernel_applies(self, x: Tensor, residual: Tensor | None) -> bool:
         """Whether the kernel, which checks nothing, may be let loose on these tensors."""
         weight = self._parameters["weight"]
-        if torch.compiler.is_compiling() or is_watched() or weight is None or not _is_floats(weight):
+        if torch.compiler.is_compiling() or is_watched() or weight is None or not is_floats(weight):
             return False
-        if not all(type(t) is Tensor and _is_floats(t) for t in ((x,) if residual is None else (x, residual))):
+        if not all(type(t) is Tensor and is_floats(t) for t in ((x,) if residual is None else (x, residual))):
             return False
-        plan, shape = self._plan, x.shape
-        if len(shape) != 4 or shape[1] != plan.in_channels:
-            return False
-        size = plan.window.output_size(shape[2], shape[3])
-        if min(size) < 1:
-            return False
-        return residual is None or residual.shape == (shape[0], plan.out_channels, *size)
+        return self.output_size(x.shape, *(() if residual is None else (residual.shape,))) is not None
+
+    def output_size(self, x: Sequence[int], residual: Sequence[int] | None = None) -> tuple[int, int, int, int] | None:
+        """(B, N, H', W') for an input (B, C, H, W) and a residual of these sizes; None if it does not take them."""
+        plan = self._plan
+        if len(x) != 4 or x[1] != plan.in_channels:
+            return None
+        height, width = plan.window.output_size(x[2], x[3])
+        size = x[0], plan.out_channels, height, width
+        return size if min(height, width) > 0 and (residual is None or tuple(residual) == size) else None
+
+    def computation(self) -> Computation:
+        """What computes the layer in its form, from the tensors as they are now."""
+        return self._prepare(self.form if self.form in FORMS else "equal")
 
     def extra_repr(self) -> str:
         """What `print(layer)` shows."""
@@ -207,12 +220,12 @@ class FrozenConv2d(nn.Module):
         )
 
 
-def _is_floats(tensor: Tensor) -> bool:
+def is_floats(tensor: Tensor) -> bool:
     """Whether the kernel can read it: float32 on the CPU, and no gradient is wanted."""
     return tensor.dtype is torch.float32 and tensor.is_cpu and not (tensor.requires_grad and torch.is_grad_enabled())
 
 
-def _state(tensors: tuple[Tensor, ...]) -> list[int]:
+def state(tensors: tuple[Tensor, ...]) -> list[int]:
     """What changes when a tensor is replaced, or written to or moved other than through `.data`."""
     try:
         versions = [tensor._version for tensor in tensors]

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from flgc_lib.frozen.autotune import Timing, in_parts, table
+from flgc_lib.frozen.chain import Chained
 from flgc_lib.frozen.signature import Signature
 
 
@@ -104,6 +105,7 @@ class FrozenNetwork(nn.Module):
         self.images_at_once = images_at_once
         self.timings = list(timings)
         self.facts = report
+        self._chained: Chained | None = None
         super().train(False)
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
@@ -124,13 +126,19 @@ class FrozenNetwork(nn.Module):
         return self._compute(*inputs, **options)
 
     def _compute(self, *inputs: Any, **options: Any) -> Any:
-        if self.images_at_once is not None:
-            return in_parts(self.network, inputs, self.images_at_once)
-        return self.network(*inputs, **options)
+        if options or torch.compiler.is_compiling() or not isinstance(self.network, fx.GraphModule):
+            return self.network(*inputs, **options)
+        if self._chained is None or not self._chained.is_for(self.network):
+            self._chained = Chained(self.network)
+        return in_parts(self._chained, inputs, self.images_at_once)
 
     _as_it_is = torch.compiler.disable(
         _compute, reason="its layers are machine code, which torch.compile would replace"
     )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied or pickled: not the chains, which hold addresses in this process and this copy."""
+        return self.__dict__ | {"_chained": None}
 
     def train(self, mode: bool = True) -> "FrozenNetwork":
         """Does nothing: a frozen network has no other mode than eval."""

@@ -1,4 +1,10 @@
 """The indirect convolution by Numba: `indirect` plans, `geometry` cuts, `loops` walk, `microkernel` multiplies.
 
-`pairs` is the same in bf16, `shapes` what the processor can do.
+`program` puts layers into one call, `pairs` multiplies in bf16, `shapes` is what the processor can do.
 """
+
+from flgc_lib.frozen.kernel.indirect import IndirectConvolution, shared_by
+from flgc_lib.frozen.kernel.program import Program, Step
+from flgc_lib.frozen.kernel.shapes import BF16
+
+__all__ = ["BF16", "IndirectConvolution", "Program", "Step", "shared_by"]

@@ -8,19 +8,16 @@ Source: Dukhan 2019, arXiv 1907.02129.
 """
 
 import math
-import os
-import threading
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
 from flgc_lib.frozen.kernel.geometry import Geometry, geometry
-from flgc_lib.frozen.kernel.loops import BLOCK, PAIR, TASK, alone, share_address, together
+from flgc_lib.frozen.kernel.loops import BLOCK, PAIR, STEP, TASK, compute, share_address, threads_to_use
 from flgc_lib.frozen.kernel.pairs import share_address as share_address_of_pairs
 from flgc_lib.frozen.kernel.shapes import LANES, MOST_FILTERS
 from flgc_lib.frozen.window import Window
@@ -28,16 +25,12 @@ from flgc_lib.frozen.window import Window
 CACHE_FLOATS = 65536
 """Inputs that a block of filters walks over before the next block does: they should stay in the level-2 cache."""
 
-_one_at_a_time = threading.Lock()  # Numba's simplest threading layer dies if two Python threads use it at once
-
-
-_PROCESS = os.getpid()
-"""Where Numba's threads live: in a child made by a fork they are dead, and starting others would end it."""
-
 
 class Schedule(NamedTuple):
     """What the kernel is told about one input size."""
 
+    function: int
+    """Address of the machine code."""
     tasks: int
     """Address of TASK (split,), one for each thread that shares an image."""
     scratch_size: int
@@ -76,7 +69,7 @@ class IndirectConvolution:
         overwrite: bool,
         bf16: bool = False,
     ) -> None:
-        self.share = share_address_of_pairs() if bf16 else share_address()  # made now, if it can be made at all
+        self.function = share_address_of_pairs() if bf16 else share_address()  # made now, if it can be made at all
         self.window = window
         self.in_channels = in_channels
         self.relu = relu
@@ -101,13 +94,8 @@ class IndirectConvolution:
         """relu(conv(x) + bias + residual); float32 tensors on the CPU, (B, C, H, W)."""
         x = x.contiguous()
         batch, _, height, width = x.shape
-        threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
-        if os.getpid() != _PROCESS:
-            threads = 1
-        split = threads if batch < threads else 1  # of one image; a large batch is split by image
-        schedule = self._schedules.get((height, width, split))
-        if schedule is None:
-            schedule = self._schedules[height, width, split] = self._schedule(height, width, split)
+        threads, split = shared_by(batch)
+        schedule = self.schedule(height, width, split)
         added = 0
         if residual is not None:
             residual = residual.contiguous()
@@ -117,28 +105,27 @@ class IndirectConvolution:
         else:
             out = x.new_empty((batch, len(self.outputs), *schedule.out_size))
         scratch = x.new_empty(threads * schedule.scratch_size) if schedule.scratch_size else None
-        source, target, room = x.data_ptr(), out.data_ptr(), 0 if scratch is None else scratch.data_ptr()
-        if threads == 1:
-            alone(self.share)(schedule.tasks, source, target, added, batch, room)
-        else:
-            with _one_at_a_time:
-                numba.set_num_threads(threads)
-                together(self.share, schedule.tasks, source, target, added, batch, room, split, threads)
+        steps = np.array([(schedule.function, schedule.tasks, x.data_ptr(), out.data_ptr(), added)], STEP)
+        compute(steps, batch, 0 if scratch is None else scratch.data_ptr(), split, threads)
         return out
 
+    def schedule(self, height: int, width: int, split: int) -> Schedule:
+        """What `split` threads do that share an image of that size.
+
+        Raises:
+            ValueError: if the kernel cannot index a map of that size.
+        """
+        schedule = self._schedules.get((height, width, split))
+        if schedule is None:
+            schedule = self._schedules[height, width, split] = self._schedule(height, width, split)
+        return schedule
+
     def _schedule(self, height: int, width: int, split: int) -> Schedule:
-        """What `split` threads do that share an image of that size."""
         out_size = self.window.output_size(height, width)
+        pixels = math.prod(out_size)
         if self.window.is_by_pixel:
             height, width = 1, height * width  # rows make no difference, and copying them would
-        walk = geometry(self.window, height, width, self.readers, in_place=not self.bf16)
-        pixels = math.prod(out_size)
-        largest = max(len(self.packed) * walk.plane, len(self.outputs) * pixels)
-        if largest >= 2**31:
-            raise ValueError(
-                f"a map of {height} × {width} needs {largest} numbers an image, more than the kernel can index; "
-                "use another form for this layer: layer.use('equal')"
-            )
+        walk = self._walk(height, width)
         scratch_size = len(self.packed) * walk.plane + walk.overhang if len(walk.views) else 0
         offsets = (self.inputs[:, None] * walk.plane + walk.tap_offsets).astype(np.int32).ravel()
         out_offsets = (self.outputs * pixels).astype(np.int32)
@@ -176,7 +163,19 @@ class IndirectConvolution:
         tasks = np.zeros(split, TASK)
         for name in TASK.names or ():
             tasks[name] = values[name]
-        return Schedule(tasks.ctypes.data, scratch_size, out_size, (tasks, walk, offsets, out_offsets, channels))
+        return Schedule(
+            self.function, tasks.ctypes.data, scratch_size, out_size, (tasks, walk, offsets, out_offsets, channels)
+        )
+
+    def _walk(self, height: int, width: int) -> Geometry:
+        walk = geometry(self.window, height, width, self.readers, in_place=not self.bf16)
+        largest = max(len(self.packed) * walk.plane, len(self.outputs) * math.prod(walk.out_size))
+        if largest >= 2**31:
+            raise ValueError(
+                f"a map of {height * width} pixels needs {largest} numbers an image, more than the kernel can index; "
+                "use another form for this layer: layer.use('equal')"
+            )
+        return walk
 
     def _shares(self, walk: Geometry, split: int) -> tuple[int, np.ndarray]:
         """Tiles a chunk, and (split + 1,) where the threads' shares of the units begin and end: about equal work."""
@@ -195,6 +194,12 @@ class IndirectConvolution:
         for start, stop in zip(starts, stops, strict=True):
             read[self.inputs[start:stop]] = True
         return self.packed[read]
+
+
+def shared_by(batch: int) -> tuple[int, int]:
+    """How many threads compute a batch, and how many of them share an image; a large batch is shared image by image."""
+    threads = threads_to_use()
+    return threads, threads if batch < threads else 1
 
 
 def _in_blocks(weights: Sequence[Tensor]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The loops of the indirect convolution: what one thread does with its share of a layer.
+"""The loops of the indirect convolution: over layers, over threads, and what one thread does with its share of a layer.
 
 A share is described by integers, most of them addresses: those of a call's tensors, and a record that stays the same
 from call to call. The compiled code is then the same whatever calls it.
@@ -6,20 +6,28 @@ from call to call. The compiled code is then the same whatever calls it.
 
 import ctypes
 import hashlib
+import os
+import threading
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 import llvmlite
 import numba
 import numpy as np
+import torch
 from llvmlite import ir
 from numba import carray, cfunc, njit, prange, types
 from numba.extending import intrinsic
 
 from flgc_lib.frozen.kernel.microkernel import peek, poke, tile
 from flgc_lib.frozen.kernel.shapes import FEATURES
+
+_one_at_a_time = threading.Lock()  # Numba's simplest threading layer dies if two Python threads use it at once
+
+_PROCESS = os.getpid()
+"""Where Numba's threads live: in a child made by a fork they are dead, and starting others would end it."""
 
 
 def _record(*names: str) -> np.dtype:
@@ -69,6 +77,11 @@ the second vector's; where in the output; how many pixels are left in the row wh
 
 PAIR = _record("plane", "first", "second")
 """Channels that are packed together, and where."""
+
+STEP = _record("function", "records", "x", "out", "residual")
+"""A layer, in addresses: of its machine code, of TASK (split,), of the first image's input and output, and of what is
+added to the output: laid out as it, possibly the same, 0 for nothing.
+"""
 
 VIEW = _record("top", "left", "upper", "lower", "begin", "end")
 """Where in a channel the first element of one of its packed planes comes from. What lies in the map are its rows from
@@ -180,8 +193,8 @@ def stamp() -> int:
     return int.from_bytes(digest.digest()[:7], "little")
 
 
-def _functions(stamp: int) -> tuple[Any, Any]:
-    """The kernel's two entries. What they enclose is part of the key under which Numba keeps their machine code."""
+def _functions(stamp: int) -> tuple[Any, Any, Any]:
+    """A share, and two ways over layers. What they enclose is part of the key under which Numba keeps their code."""
 
     def share(record: int, x: int, out: int, residual: int, images: int, scratch: int) -> None:
         _ = stamp
@@ -194,74 +207,77 @@ def _functions(stamp: int) -> tuple[Any, Any]:
             place = 4 * image * task.out_size
             _multiply(task, source, out + place, residual + place if residual else 0)
 
-    def side_by_side(
-        function: int,
-        records: int,
-        x: int,
-        out: int,
-        residual: int,
-        images: int,
-        scratch: int,
-        split: int,
-        threads: int,
-    ) -> None:
+    def one_by_one(steps: int, count: int, images: int, scratch: int) -> None:
         _ = stamp
-        for i in prange(threads):
-            record = records + TASK_BYTES * (i % split)
-            task = carray(pointer(record, TASK), 1)[0]
-            first = images * (i // split) // (threads // split)
-            last = images * (i // split + 1) // (threads // split)
-            call(
-                function,
-                record,
-                x + 4 * first * task.x_size,
-                out + 4 * first * task.out_size,
-                residual + 4 * first * task.out_size if residual else 0,
-                last - first,
-                scratch + 4 * i * task.scratch_size,
-            )
+        for step in carray(pointer(steps, STEP), count):
+            call(step.function, step.records, step.x, step.out, step.residual, images, scratch)
 
-    return share, side_by_side
+    def side_by_side(steps: int, count: int, images: int, scratch: int, split: int, threads: int) -> None:
+        _ = stamp
+        table = carray(pointer(steps, STEP), count)
+        for s in range(count):
+            function, records = table[s].function, table[s].records
+            x, out, residual = table[s].x, table[s].out, table[s].residual
+            for i in prange(threads):
+                record = records + TASK_BYTES * (i % split)
+                task = carray(pointer(record, TASK), 1)[0]
+                first = images * (i // split) // (threads // split)
+                last = images * (i // split + 1) // (threads // split)
+                call(
+                    function,
+                    record,
+                    x + 4 * first * task.x_size,
+                    out + 4 * first * task.out_size,
+                    residual + 4 * first * task.out_size if residual else 0,
+                    last - first,
+                    scratch + 4 * i * task.scratch_size,
+                )
+
+    return share, one_by_one, side_by_side
 
 
-_share, _side_by_side_in_python = _functions(stamp())
+_share, _one_by_one, _side_by_side_in_python = _functions(stamp())
 _side_by_side = njit(parallel=True, cache=True)(_side_by_side_in_python)
 
 
 @lru_cache(maxsize=1)
-def share_address() -> Any:
+def share_address() -> int:
     """Where the machine code of one share lies, made when it is first needed and kept on disk."""
-    return made(_share)
+    return int(made(_share, 6).address)
 
 
-def made(share: Callable[[int, int, int, int, int, int], None]) -> Any:
-    """Makes a share's machine code, and returns its address."""
-    return cfunc(types.void(*[types.int64] * 6), cache=True)(share).address
+@lru_cache(maxsize=1)
+def _alone() -> Callable[[int, int, int, int], None]:
+    """What computes steps on one thread, without holding Python's lock."""
+    return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 4)(made(_one_by_one, 4).address)
 
 
-@lru_cache(maxsize=2)
-def alone(function: int) -> Callable[[int, int, int, int, int, int], None]:
-    """The machine code at an address as a function that computes one share, without holding Python's lock.
+@cache
+def made(function: Callable[..., None], arguments: int) -> Any:
+    """A function's machine code, which takes so many integers; it stays as long as what this returns."""
+    return cfunc(types.void(*[types.int64] * arguments), cache=True)(function)
 
-    Its arguments are addresses: of the record, of the first image's input and output, of what is added to the output
-    (laid out as it, possibly the same, 0 for nothing); the number of images; the address of room for packing.
+
+def threads_to_use() -> int:
+    """As many as PyTorch has been told to use, if Numba has them."""
+    if os.getpid() != _PROCESS:
+        return 1
+    return min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+
+
+def compute(steps: np.ndarray, images: int, scratch: int, split: int, threads: int) -> None:
+    """Computes layers one after the other, each for all images.
+
+    Args:
+        steps: STEP (layers,).
+        images: how many.
+        scratch: address of room for packing, `threads` times what the hungriest step needs.
+        split: how many threads share an image, each with a record of its own; the images are shared by the others.
+        threads: how many, a multiple of `split`.
     """
-    return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 6)(function)
-
-
-def together(
-    function: int,
-    records: int,
-    x: int,
-    out: int,
-    residual: int,
-    images: int,
-    scratch: int,
-    split: int,
-    threads: int,
-) -> None:
-    """Computes all images on Numba's threads: each image by `split` of them, one a record, the images by the others.
-
-    The arguments are as of `alone` and its function; the room for packing is `threads` times as large.
-    """
-    _side_by_side(function, records, x, out, residual, images, scratch, split, threads)
+    if threads == 1:
+        _alone()(steps.ctypes.data, len(steps), images, scratch)
+    else:
+        with _one_at_a_time:
+            numba.set_num_threads(threads)
+            _side_by_side(steps.ctypes.data, len(steps), images, scratch, split, threads)
