@@ -82,6 +82,16 @@ def _premise(records: Records) -> str:
 
 def _power(records: Records) -> str:
     """The contrasts of `power` with their verdicts, and what every arm costs and reaches."""
+    first = [
+        {
+            "primary contrast": f"{row['arm']} − {row['baseline']}",
+            "points": bracketed(row),
+            "seeds": row["seeds"],
+            "p": f"{row['p']:.3f}",
+            "verdict": row["verdict"],
+        }
+        for row in arms.primary(records).to_dict("records")
+    ]
     judged = [
         {
             "contrast": f"{row['arm']} − {row['baseline']}",
@@ -105,7 +115,7 @@ def _power(records: Records) -> str:
         for row in arms.costs(records).sort_values(["mega_macs", "accuracy"]).to_dict("records")
     ]
     done = f"{len(records.runs)} of {records.planned} runs are recorded."
-    return "\n\n".join([done, *(_markdown(rows) for rows in (judged, reached) if rows)])
+    return "\n\n".join([done, *(_markdown(rows) for rows in (first, judged, reached) if rows)])
 
 
 def _accuracy(records: Records) -> str:
