@@ -217,19 +217,20 @@ def _of_engines(results: Path) -> str:
 
 
 def _of_ablation(results: Path) -> str:
-    """What the copies of trained networks are worth, a row a method and number of groups."""
+    """What the copies of trained networks are worth, a row a method, number of groups and channels of a group."""
     frame = measurements.read(results / ablation.TABLE)
     if frame.empty:
         return ""
     rows = []
-    for case, runs in frame.groupby(["method", "groups"], sort=True):
-        method, groups = cast(tuple[str, int], case)
+    for case, runs in frame.groupby(["method", "groups", "share"], sort=True):
+        method, groups, share = cast(tuple[str, int, float], case)
         lost = [100 * (runs["accuracy"] - runs[f"without_{what}"]).to_numpy(float) for what in ("copies", "random")]
         low, high = interval(lost[0] - lost[1])
         rows.append(
             {
                 "method": f"`{method}`",
                 "G": groups,
+                "share": f"{share:g}",
                 "networks": len(runs),
                 "copies": f"{runs['copies'].mean():.0f}",
                 "accuracy (%)": f"{100 * runs['accuracy'].mean():.2f}",
