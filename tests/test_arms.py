@@ -8,7 +8,17 @@ import torch
 
 from flgc_lib.experiment import arms
 from flgc_lib.experiment.analysis import of_grid
-from flgc_lib.experiment.grids import PREMISE_SEEDS, WAYS, grid, power_arms, premise_arms
+from flgc_lib.experiment.grids import (
+    JUDGED,
+    PREMISE_SEEDS,
+    PRIMARY,
+    PRIMARY_SEEDS,
+    SECONDARY_SEEDS,
+    WAYS,
+    grid,
+    power_arms,
+    premise_arms,
+)
 from flgc_lib.experiment.records import stored, write_record
 from flgc_lib.figures.tables import filled
 
@@ -17,10 +27,10 @@ from flgc_lib.figures.tables import filled
 def powered(record, tmp_path):
     """Writes runs of arms at G = 16, accuracy and processor by seed, tested on 16 images; reads them as `power`."""
 
-    def write(accuracies, processor=lambda seed: "one"):
+    def write(accuracies, processor=lambda seed: "one", groups=16):
         for arm, by_seed in accuracies.items():
             for seed, hits in by_seed.items():
-                settings = replace(power_arms(16, seed)[arm], data="tiny")
+                settings = replace(power_arms(groups, seed)[arm], data="tiny")
                 row, epochs = record(settings, test_accuracy=hits / 16, test_loss=1 - hits / 16)
                 row["processor"] = processor(seed) if arm == "flgc" else "one"
                 write_record(tmp_path, row, epochs, stored({}, torch.arange(16) < hits))
@@ -32,10 +42,54 @@ def powered(record, tmp_path):
 def test_every_contrast_is_of_arms_that_the_experiment_has_and_counts_are_those_of_the_protocol():
     names = set(power_arms(16, 0))
     assert {name for contrast in arms.SECONDARY for name in contrast} <= names
-    assert len(arms.SECONDARY) * len(arms.JUDGED) == 24
-    planned = {s.id for s in grid("power")}
-    missing = {power_arms(g, s)[a].id for g in arms.JUDGED for s in range(arms.SEEDS) for a in names} - planned
-    assert not missing
+    assert len(arms.SECONDARY) * len(JUDGED) == 24
+    planned = [s.id for s in grid("power")]
+    assert len(planned) == len(set(planned))
+    assert not {power_arms(g, s)[a].id for g in JUDGED for s in SECONDARY_SEEDS for a in names} - set(planned)
+    primary = [power_arms(g, s)[a].id for s in PRIMARY_SEEDS for g in JUDGED for a in PRIMARY]
+    assert planned[:120] == primary, "they are run first"
+    assert not {power_arms(g, s)["cluster"].id for g in JUDGED for s in PRIMARY_SEEDS} - set(planned)
+
+
+def test_the_primary_arms_are_trained_as_in_premise():
+    for arm, way in zip(PRIMARY, ("select 1", "select-random 1"), strict=True):
+        assert replace(power_arms(16, 3)[arm], seed=101, hold_out=5000) == premise_arms(101)[way]
+
+
+def test_primary_contrasts_by_hand(powered):
+    """One number a seed, the mean over the numbers of groups; a seed that lacks one of them does not count."""
+    powered({"select": {0: 10, 1: 9, 2: 12}, "select-random": {0: 8, 1: 9, 2: 9}, "cluster": {0: 9, 1: 9}})
+    records = powered({"select": {0: 11, 1: 9}, "select-random": {0: 10, 1: 8}, "cluster": {0: 13, 1: 9}}, groups=8)
+    first, second = arms.primary(records).to_dict("records")
+    points = 100 * np.array([(2 + 1) / 2, (0 + 1) / 2]) / 16
+    half = 12.7062047 * points.std(ddof=1) / 2**0.5
+    assert (first["arm"], first["baseline"], first["seeds"]) == ("select", "select-random", 2)
+    assert [first["difference"], first["low"], first["high"]] == pytest.approx(
+        [points.mean(), points.mean() - half, points.mean() + half]
+    )
+    assert first["verdict"] == "open: 2 of 30 seeds"
+    assert (second["baseline"], second["difference"]) == ("cluster", pytest.approx(100 * ((1 - 2) / 2 + 0) / 2 / 16))
+
+
+@pytest.mark.parametrize(
+    ("gain", "verdicts"),
+    [
+        (2, ["higher", "higher"]),
+        (-2, ["lower", "not judged: the contrast before it is not above 0"]),
+        (0, ["not separable", "not judged: the contrast before it is not above 0"]),
+    ],
+)
+def test_the_second_contrast_waits_for_the_first(powered, gain, verdicts):
+    for groups in JUDGED:
+        records = powered(
+            {
+                "select": {seed: 10 + gain + seed % 2 for seed in PRIMARY_SEEDS},
+                "select-random": {seed: 10 + (seed // 2) % 2 for seed in PRIMARY_SEEDS},
+                "cluster": {seed: 8 + (seed // 2) % 2 for seed in PRIMARY_SEEDS},
+            },
+            groups=groups,
+        )
+    assert arms.primary(records)["verdict"].tolist() == verdicts
 
 
 def test_differences_by_hand(powered):

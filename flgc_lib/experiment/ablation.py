@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import update_bn
 
-from flgc_lib.data import load
+from flgc_lib.data import Batches, load
 from flgc_lib.experiment import measurements
 from flgc_lib.experiment.assignments import learned_layers
 from flgc_lib.experiment.checkpoint import trained_network
-from flgc_lib.experiment.deploy import accuracy
+from flgc_lib.experiment.deploy import TEST_BATCH, accuracy
 from flgc_lib.experiment.records import code_version, processor_name
 from flgc_lib.files import RESULTS, ROOT
 from flgc_lib.layers import FLGConv2d
@@ -22,13 +23,16 @@ from flgc_lib.layers import FLGConv2d
 TABLE = "ablation.csv"
 DRAWS = 5
 """Random choices of connections to remove, over which accuracy is averaged."""
+IMAGES = 2000
+"""Training images that the norms' statistics are taken from."""
 
 
 def ablate_checkpoint(checkpoint: Path, *, root: Path = ROOT, results: Path = RESULTS) -> dict[str, object]:
     """Tests a run's network as it is, without its copies, and without as many memberships drawn at random.
 
     A membership is a channel in a group; without it, the group's filters do not read the channel. A layer loses as many
-    at random as it has copies. The images are those that the run was tested on.
+    at random as it has copies. The images are those that the run was tested on. All three times the norms' statistics
+    are first taken anew, from training images: with those of another network, any loss leaves little but chance.
 
     Args:
         checkpoint: `last.ckpt` of a run.
@@ -43,7 +47,6 @@ def ablate_checkpoint(checkpoint: Path, *, root: Path = ROOT, results: Path = RE
         OSError: if the row cannot be written.
     """
     saved, model = trained_network(checkpoint)
-    model.eval()
     settings = saved.settings
     layers = list(learned_layers(model).values())
     copied = [copies(layer) for layer in layers]
@@ -60,12 +63,14 @@ def ablate_checkpoint(checkpoint: Path, *, root: Path = ROOT, results: Path = RE
         with torch.no_grad():
             for layer, weight, memberships in zip(layers, weights, lost, strict=True):
                 layer.weight.copy_(weight.masked_fill(_connections(layer, memberships)[:, :, None, None], 0))
-        return accuracy(model, dataset)
+            update_bn(Batches(dataset.train_images[:IMAGES], dataset.train_labels[:IMAGES], TEST_BATCH), model)
+        return accuracy(model.eval(), dataset)
 
     row: dict[str, object] = {
         "run": settings.id,
         "method": settings.method,
         "groups": settings.groups,
+        "share": settings.share,
         "seed": settings.seed,
         "copies": number,
         "accuracy": accuracy_without([torch.zeros_like(c) for c in copied]),

@@ -6,7 +6,7 @@ Source: Motohashi and Yamauchi, section 4; the protocol stands in data/results/R
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import product
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from flgc_lib.experiment.settings import CopyTime, Settings
 from flgc_lib.layers import Score
@@ -46,6 +46,14 @@ WAYS = (
 )
 """The ways of `premise`, each with its control, by their names in `premise_arms`."""
 PREMISE_SEEDS = range(101, 104)
+_SCOUTED: Mapping[str, Any] = {"soft_start": 0.5, "scout": 0.25}
+"""A quarter of the training for all weights, then groups are chosen, and a quarter for the weights outside to fade."""
+PRIMARY: tuple[Method, Method] = ("select", "select-random")
+"""The arm that was best in `premise`, with as many channels a group as `grouped` has, and its random copies."""
+PRIMARY_SEEDS = range(30)
+SECONDARY_SEEDS = range(10)
+JUDGED = (16, 8)
+"""Numbers of groups at which the arms of `power` are compared."""
 _THIN = {16: 19, 8: 25, 4: 33}
 """Stem channels of the dense net that costs as many multiply-accumulates as `grouped` does at G."""
 
@@ -129,7 +137,7 @@ def premise_arms(seed: int) -> dict[str, Settings]:
     """The arms of `premise` by the names that its tables use."""
     base = replace(_POWER, groups=16, hold_out=5000, seed=seed)
     soft = replace(base, soft_start=0.5)
-    scouted = replace(soft, scout=0.25)  # a quarter of the training for all weights, one to fade
+    scouted = replace(base, **_SCOUTED)
     learned = replace(soft, logit_learning_rate=0.03)
     return {
         **{name: replace(scouted, method=method, share=share) for name, (method, share) in _COPYING.items()},
@@ -146,14 +154,13 @@ def premise_arms(seed: int) -> dict[str, Settings]:
 
 
 def power() -> list[Settings]:
-    """Many seeds of few arms: a whole seed after the other, then fewer groups, then more seeds of `cluster`."""
-    runs = []
-    for seed in range(10):
-        runs.append(power_arms(16, seed)["dense"])
-        for groups in (16, 8):
-            runs += [arm for name, arm in power_arms(groups, seed).items() if name != "dense"]
+    """Many seeds of few arms, a whole seed after the other: the primary arms, the others, fewer groups, `cluster`."""
+    runs = [power_arms(g, seed)[arm] for seed, g, arm in product(PRIMARY_SEEDS, JUDGED, PRIMARY)]
+    for seed, groups in product(SECONDARY_SEEDS, JUDGED):
+        runs += [arm for name, arm in power_arms(groups, seed).items() if name not in PRIMARY]
     runs += [arm for seed in range(5) for name, arm in power_arms(4, seed).items() if name != "dense"]
-    return runs + [power_arms(groups, seed)["cluster"] for seed, groups in product(range(10, 30), (16, 8))]
+    runs += [power_arms(groups, seed)["cluster"] for seed, groups in product(PRIMARY_SEEDS, JUDGED)]
+    return list({run.id: run for run in runs}.values())  # dense is one net for every G, `cluster` has ten seeds already
 
 
 def power_arms(groups: int, seed: int) -> dict[str, Settings]:
@@ -167,6 +174,7 @@ def power_arms(groups: int, seed: int) -> dict[str, Settings]:
         **{method: replace(base, method=method) for method in hard},
         "equal, soft start": replace(soft, method="equal"),
         "cluster": replace(soft, method="cluster"),
+        **{arm: replace(base, **_SCOUTED, method=arm) for arm in PRIMARY},
     }
 
 

@@ -82,6 +82,16 @@ def _premise(records: Records) -> str:
 
 def _power(records: Records) -> str:
     """The contrasts of `power` with their verdicts, and what every arm costs and reaches."""
+    first = [
+        {
+            "primary contrast": f"{row['arm']} − {row['baseline']}",
+            "points": bracketed(row),
+            "seeds": row["seeds"],
+            "p": f"{row['p']:.3f}",
+            "verdict": row["verdict"],
+        }
+        for row in arms.primary(records).to_dict("records")
+    ]
     judged = [
         {
             "contrast": f"{row['arm']} − {row['baseline']}",
@@ -105,7 +115,7 @@ def _power(records: Records) -> str:
         for row in arms.costs(records).sort_values(["mega_macs", "accuracy"]).to_dict("records")
     ]
     done = f"{len(records.runs)} of {records.planned} runs are recorded."
-    return "\n\n".join([done, *(_markdown(rows) for rows in (judged, reached) if rows)])
+    return "\n\n".join([done, *(_markdown(rows) for rows in (first, judged, reached) if rows)])
 
 
 def _accuracy(records: Records) -> str:
@@ -207,19 +217,20 @@ def _of_engines(results: Path) -> str:
 
 
 def _of_ablation(results: Path) -> str:
-    """What the copies of trained networks are worth, a row a method and number of groups."""
+    """What the copies of trained networks are worth, a row a method, number of groups and channels of a group."""
     frame = measurements.read(results / ablation.TABLE)
     if frame.empty:
         return ""
     rows = []
-    for case, runs in frame.groupby(["method", "groups"], sort=True):
-        method, groups = cast(tuple[str, int], case)
+    for case, runs in frame.groupby(["method", "groups", "share"], sort=True):
+        method, groups, share = cast(tuple[str, int, float], case)
         lost = [100 * (runs["accuracy"] - runs[f"without_{what}"]).to_numpy(float) for what in ("copies", "random")]
         low, high = interval(lost[0] - lost[1])
         rows.append(
             {
                 "method": f"`{method}`",
                 "G": groups,
+                "share": f"{share:g}",
                 "networks": len(runs),
                 "copies": f"{runs['copies'].mean():.0f}",
                 "accuracy (%)": f"{100 * runs['accuracy'].mean():.2f}",
