@@ -103,7 +103,7 @@ def available_forms(plan: LayerPlan, weight: Tensor, precision: Precision = "fp3
     """The forms that can compute a layer here, in this precision or better, the likely fastest first."""
     few = len(plan.group_filters) <= MANY_GROUPS
     by_kernel = weight.dtype == torch.float32 and weight.device.type == "cpu"
-    applies = {
+    applies: dict[Form, bool] = {
         "bf16": by_kernel and precision == "bf16",
         "indirect": by_kernel,
         "equal": True,
@@ -111,7 +111,7 @@ def available_forms(plan: LayerPlan, weight: Tensor, precision: Precision = "fp3
         "matmul": few and plan.kernel_size == (1, 1) and plan.padding == (0, 0),
         "dense": few,
     }
-    return [form for form in FORMS if applies[form]]
+    return [form for form, can in applies.items() if can and form in FORMS]
 
 
 def _by_kernel(form: Form) -> Callable[[LayerPlan, Groups], Computation]:
@@ -218,7 +218,7 @@ FORMS: dict[Form, Callable[[LayerPlan, Groups], Computation]] = {
     "matmul": _matmul,
     "dense": _dense,
 }
-"""The installed forms, the likely fastest first."""
+"""The installed forms."""
 if kernel is not None:
     FORMS = {form: _by_kernel(form) for form in KERNEL_FORMS if form != "bf16" or kernel.BF16} | FORMS
 
