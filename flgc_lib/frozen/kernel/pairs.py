@@ -21,33 +21,13 @@ from flgc_lib.frozen.kernel.shapes import LANES
 
 llvmlite.binding.initialize_native_asmparser()  # LLVM reads the tiles' one instruction in assembly
 
-
-class _BFloat(ir.types.Type):  # type: ignore[misc]
-    """LLVM's bfloat, which llvmlite does not name."""
-
-    def _to_string(self) -> str:
-        return "bfloat"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _BFloat)
-
-    def __hash__(self) -> int:
-        return hash(_BFloat)
-
-
+_PAIRS = ir.VectorType(INT32, LANES)
 _NEVER = 2**31 - 1
 """The number of a lane that is not read."""
 
 
-_PAIRS = ir.VectorType(INT32, LANES)
-
-
 def _undefined(kind: Any) -> ir.Constant:
     return ir.Constant(kind, ir.Undefined)
-
-
-def _bfloats(lanes: int) -> ir.VectorType:
-    return ir.VectorType(_BFloat(), lanes)
 
 
 class _PairWriter(TileWriter):
@@ -78,10 +58,11 @@ class _PairWriter(TileWriter):
             for weight, pixel in (seconds, firsts):
                 total = super()._multiply_add(builder.bitcast(weight, FLOAT), builder.bitcast(pixel, FLOAT), total)
             return total
-        kind = ir.FunctionType(self.vector, [self.vector, _bfloats(2 * lanes), _bfloats(2 * lanes)])
+        whole = ir.VectorType(INT32, lanes)
+        kind = ir.FunctionType(self.vector, [self.vector, whole, whole])
         name = f"llvm.x86.avx512bf16.dpbf16ps.{32 * lanes}"
         product = cgutils.get_or_insert_function(builder.module, kind, name)
-        pairs = [builder.bitcast(vector, _bfloats(2 * lanes)) for vector in (scale, pixels)]
+        pairs = [builder.bitcast(vector, whole) for vector in (scale, pixels)]
         return builder.call(product, [total, *pairs])
 
 
@@ -102,10 +83,10 @@ def _pairs(builder: Any, step: int, numbers: list[Any]) -> Any:
         ]
     convert = cgutils.get_or_insert_function(
         builder.module,
-        ir.FunctionType(_bfloats(2 * LANES), [floats, floats]),
+        ir.FunctionType(halves, [floats, floats]),
         "llvm.x86.avx512bf16.cvtne2ps2bf16.512",
     )
-    rounded = builder.bitcast(builder.call(convert, numbers[::-1]), halves)  # first all of the first channel's
+    rounded = builder.call(convert, numbers[::-1])  # first all of the first channel's
     in_turn = lane_numbers([half * LANES + lane for lane in range(LANES) for half in range(2)])
     return builder.bitcast(builder.shuffle_vector(rounded, _undefined(halves), in_turn), _PAIRS)
 
