@@ -1,5 +1,7 @@
 """What copies are worth: the network without them, and without as many other connections."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -84,3 +86,23 @@ def test_as_many_memberships_are_drawn_and_all_of_them_are_there(tiny):
 def test_a_network_without_copies_is_refused(trained, tmp_path):
     with pytest.raises(ValueError, match="so there is nothing to remove"):
         ablation.ablate_checkpoint(trained(method="flgc"), results=tmp_path)
+
+
+def test_the_norms_see_images_of_all_classes(trained, images, tmp_path, monkeypatch):
+    """Some sources give one class after the other."""
+    order = images.train_labels.argsort()
+    by_class = replace(images, train_images=images.train_images[order], train_labels=images.train_labels[order])
+    monkeypatch.setattr(ablation, "load", lambda name, root: by_class)
+    monkeypatch.setattr(ablation, "TEST_BATCH", 20)
+    monkeypatch.setattr(ablation, "BATCHES", 1)
+    seen = []
+    update = ablation.update_bn
+    monkeypatch.setattr(ablation, "update_bn", lambda batches, model: update(seen_batches(batches, seen), model))
+    ablation.ablate_checkpoint(trained(), results=tmp_path)
+    assert len(set(seen[:20])) > 5
+
+
+def seen_batches(batches, seen):
+    for x, labels in batches:
+        seen += labels.tolist()
+        yield x, labels

@@ -3,6 +3,7 @@
 `ablation.csv` in the folder of the records has a row for every network that was tested so.
 """
 
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,8 @@ from flgc_lib.layers import FLGConv2d
 TABLE = "ablation.csv"
 DRAWS = 5
 """Random choices of connections to remove, over which accuracy is averaged."""
-IMAGES = 2000
-"""Training images that the norms' statistics are taken from."""
+BATCHES = 20
+"""Batches of TEST_BATCH training images, drawn from all, that the norms' statistics are taken from."""
 
 
 def ablate_checkpoint(checkpoint: Path, *, root: Path = ROOT, results: Path = RESULTS) -> dict[str, object]:
@@ -55,15 +56,17 @@ def ablate_checkpoint(checkpoint: Path, *, root: Path = ROOT, results: Path = RE
         raise ValueError(f"{checkpoint}: no channel of {settings.id} is copied, so there is nothing to remove")
     dataset = settings.part_of(load(settings.data, root))
     generator = torch.Generator().manual_seed(settings.seed)
-    drawn = [[_drawn(layer, int(c.sum()), generator) for layer, c in zip(layers, copied, strict=True)]
+    random = [[_drawn(layer, int(c.sum()), generator) for layer, c in zip(layers, copied, strict=True)]
              for _ in range(DRAWS)]  # fmt: skip
     weights = [layer.weight.detach().clone() for layer in layers]
+    size = min(TEST_BATCH, len(dataset.train_images))
+    batches = Batches(dataset.train_images, dataset.train_labels, size, shuffle_seed=settings.seed)
 
     def accuracy_without(lost: list[Tensor]) -> float:
         with torch.no_grad():
             for layer, weight, memberships in zip(layers, weights, lost, strict=True):
                 layer.weight.copy_(weight.masked_fill(_connections(layer, memberships)[:, :, None, None], 0))
-            update_bn(Batches(dataset.train_images[:IMAGES], dataset.train_labels[:IMAGES], TEST_BATCH), model)
+            update_bn(islice(batches, BATCHES), model)
         return accuracy(model.eval(), dataset)
 
     row: dict[str, object] = {
@@ -75,7 +78,7 @@ def ablate_checkpoint(checkpoint: Path, *, root: Path = ROOT, results: Path = RE
         "copies": number,
         "accuracy": accuracy_without([torch.zeros_like(c) for c in copied]),
         "without_copies": accuracy_without(copied),
-        "without_random": float(np.mean([accuracy_without(lost) for lost in drawn])),
+        "without_random": float(np.mean([accuracy_without(lost) for lost in random])),
         "processor": processor_name(torch.device("cpu")),
         "code": code_version(),
     }
