@@ -95,6 +95,21 @@ def test_maps_of_networks(size, kernel, stride):
 
 
 @bf16
+@pytest.mark.parametrize(
+    ("kernel", "padding", "stride", "dilation", "size"),
+    [(41, 20, 1, 1, 32), (3, 40, 1, 1, 40), (3, 33, 2, 1, 50), (5, 30, 3, 2, 40), (1, 18, 1, 1, 40), (3, 0, 1, 17, 40)],
+)
+def test_wide_margins(kernel, padding, stride, dilation, size):
+    """Wider than a vector. What the packed copy does not write is what was in memory before."""
+    x = torch.randn(2, 12, size, size)
+    before = [torch.full((2**n,), float("nan")) for n in range(16, 22)]
+    del before
+    assert_rounds_only_its_inputs(
+        FLGConv2d(12, 17, kernel, groups=3, stride=stride, padding=padding, dilation=dilation), x
+    )
+
+
+@bf16
 def test_groups_without_channels_or_without_filters():
     layer = FLGConv2d(6, 5, 3, groups=3, padding=1, bias=True)
     with torch.no_grad():

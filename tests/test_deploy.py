@@ -1,5 +1,7 @@
 """A trained network goes to another engine, and is tested before and after."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -38,6 +40,19 @@ def test_accuracy_before_and_after_is_recorded(checkpoint, images, tmp_path):
     document = tmp_path / "document.md"
     document.write_text("<!-- table: engines -->\n<!-- /table -->\n", encoding="utf-8")
     assert f"| 1 | onnx | int8 | {row['accuracy_frozen'] * 100:.2f} |" in filled(document, tmp_path)
+
+
+def test_ranges_come_from_images_of_all_classes(images, monkeypatch):
+    """Some sources give one class after the other."""
+    order = images.train_labels.argsort()
+    by_class = replace(images, train_images=images.train_images[order], train_labels=images.train_labels[order])
+    (everything, labels) = next(iter(deploy.Batches(by_class.train_images, by_class.train_labels, 80)))
+    monkeypatch.setattr(deploy, "CALIBRATION_IMAGES", 20)
+    drawn = deploy.calibration_images(by_class)
+    assert len(drawn) == 20
+    assert len({int(labels[(everything == x).flatten(1).all(dim=1)][0]) for x in drawn}) > 5
+    monkeypatch.setattr(deploy, "CALIBRATION_IMAGES", 500)
+    assert len(deploy.calibration_images(by_class)) == 80
 
 
 @pytest.mark.parametrize(

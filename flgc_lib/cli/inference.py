@@ -65,7 +65,7 @@ def export(
         output: file to write, ending in .onnx, or in .xml for openvino, which puts the weights beside it.
         engine: onnx is what onnxruntime runs and others read.
         precision: int8 is quantised by onnxruntime's tools and needs --calibrate; bf16 is openvino's.
-        calibrate: name of a dataset: int8 finds the ranges of its maps from the first 512 training images, and the
+        calibrate: name of a dataset: int8 finds the ranges of its maps from 512 training images, and the
             network is tested on its test images, before and after.
         batch: images at once that it is tuned for.
         size: their height and width, pixels.

@@ -44,8 +44,8 @@ def export_checkpoint(
         output: file to write, see `engines.Exporter`.
         engine: that will run it.
         precision: in which.
-        calibrate: name of the dataset whose first training images int8 finds its ranges from, and on whose test
-            images the network is tested before and after.
+        calibrate: name of the dataset from whose training images int8 finds its ranges, and on whose test images the
+            network is tested before and after.
         batch: images at once that it is tuned for.
         size: their height and width.
         root: folder of the datasets.
@@ -62,7 +62,7 @@ def export_checkpoint(
     check_records(results, calibrate, "calibrate")
     frozen = freeze(model)
     data = None if calibrate is None else load(calibrate, root)
-    images = None if data is None else next(iter(Batches(data.train_images, data.train_labels, CALIBRATION_IMAGES)))[0]
+    images = None if data is None else calibration_images(data)
     example = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
     cost = engines.Exporter(frozen, example, calibration=images).write(output, engine, precision)
     found = f"{output}: {saved.settings.id} for {engine} in {precision}, a gather at {cost:g} multiply-accumulates"
@@ -71,6 +71,13 @@ def export_checkpoint(
     run = engines.load(output, torch.Size((TEST_BATCH, 3, size, size)))
     columns = {"engine": engine, "precision": precision, "calibration_images": CALIBRATION_IMAGES, "gather_cost": cost}
     return f"{found}; {_tested(saved.settings, frozen, run, data, results, columns)}"
+
+
+def calibration_images(data: Dataset) -> Tensor:
+    """Training images drawn from all, float32 (B, 3, H, W): some sources give one class after the other."""
+    size = min(CALIBRATION_IMAGES, len(data.train_images))
+    images, _ = next(iter(Batches(data.train_images, data.train_labels, size, shuffle_seed=0)))
+    return images
 
 
 def frozen_accuracy(

@@ -165,7 +165,7 @@ def _rows(step: int) -> Any:
     def rows(target: int, pitch: int, first: int, down: int, apart: int, begin: int, end: int, count: int) -> None:
         for _ in range(count):
             if end - begin >= LANES:
-                _zero_vector(target, begin)
+                _zeros(target, begin)
                 for j in range(begin, end - LANES, LANES):
                     whole(target + 4 * j, first + size * j, apart, 0, LANES, LANES)
                 j = end - LANES  # what it shares with the vector before is written twice
