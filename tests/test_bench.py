@@ -94,6 +94,8 @@ def test_engines_are_candidates(small_network, tmp_path, monkeypatch):
     expected = {"onnxruntime", "onnxruntime int8", "openvino", "openvino bf16", "openvino int8"}
     found = frame.candidate[frame.candidate.str.startswith("equal")].str.removeprefix("equal ")
     assert set(found) == expected | {"frozen"} | ({"frozen bf16"} & {f"frozen {form}" for form in FORMS})
+    assert engine_speed(tmp_path).empty, "one number of groups makes no line"
+    monkeypatch.setattr("flgc_lib.figures.speed.LEAST_GROUPS", 1)
     canvas = Figure(layout="constrained")
     draw_engine_speed(engine_speed(tmp_path), canvas)
     assert "openvino int8" in [text.get_text() for text in canvas.legends[0].get_texts()]

@@ -28,6 +28,9 @@ _OTHERS = [*(called for called in ENGINES.values() if called != "onnxruntime"), 
 _KINDS = {"grouped": "fixed groups", "equal": "learned, equal sizes", "flgc": "learned, unequal"}
 """What the networks of the engines' figure are: each has its method's colour, and a panel."""
 
+LEAST_GROUPS = 3
+"""Numbers of groups that make a line of the engines' figure; the tables have the others too."""
+
 _WAYS = ("frozen", *ENGINES.values(), "frozen bf16")
 """What runs them."""
 
@@ -41,14 +44,16 @@ def speed(results: Path) -> pd.DataFrame:
 
 
 def engine_speed(results: Path) -> pd.DataFrame:
-    """What the figure of engines shows: every engine and precision, and the kernel, where they were measured."""
+    """What the figure of engines shows: every engine and precision, and the kernel, where they make a line."""
     rows = _all(results)
     if rows.empty:
         return rows
     names = [BASELINE, *(f"{kind} {how}" for kind in _KINDS for how in _WAYS)]
     case = [rows[name] for name in ("processor", "stem", "batch", "threads")]
     measured = _in_other_engines(rows).groupby(case).transform("any")
-    return _of_one_processor(rows[measured & rows["candidate"].isin(names)])
+    shown = rows[measured & rows["candidate"].isin(names)]
+    lines = shown["groups"].where(shown["groups"] > 1).groupby(case).transform("nunique") >= LEAST_GROUPS
+    return _of_one_processor(shown[lines])
 
 
 def draw_speed(numbers: pd.DataFrame, canvas: Canvas) -> None:
@@ -82,6 +87,8 @@ def _in_other_engines(rows: pd.DataFrame) -> pd.Series:
 
 def _of_one_processor(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of the processor that has most: what is compared was measured on one."""
+    if rows.empty:
+        return rows
     return rows[rows["processor"] == rows["processor"].mode().iloc[0]].reset_index(drop=True)
 
 
