@@ -255,8 +255,9 @@ def is_watched() -> bool:
     Modes are what make_fx and PyTorch's counter of operations work by.
     """
     level: int | None = torch._C._functorch.maybe_current_level()
-    followed = level is not None or forward_ad._current_level >= 0 or torch.jit.is_tracing()
-    return followed or torch._C._len_torch_dispatch_stack() > 0
+    if level is not None or forward_ad._current_level >= 0 or torch.jit.is_tracing():
+        return True
+    return not torch.compiler.is_compiling() and torch._C._len_torch_dispatch_stack() > 0
 
 
 def _has_values(x: Tensor) -> bool:
