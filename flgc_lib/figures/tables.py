@@ -96,7 +96,7 @@ def _power(records: Records) -> str:
         {
             "contrast": f"{row['arm']} − {row['baseline']}",
             "G": row["groups"],
-            "points": f"{row['difference']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]",
+            "points": bracketed(row),
             "test images alone": f"± {row['images']:.2f}",
             "test loss (nats)": f"{row['loss']:+.3f}",
             "p (Holm)": f"{row['p']:.3f}",
@@ -108,7 +108,8 @@ def _power(records: Records) -> str:
         {
             "arm": row["arm"],
             "G": row["groups"],
-            "test accuracy (%)": f"{row['accuracy']:.2f} [{row['low']:.2f}, {row['high']:.2f}]",
+            "test accuracy (%)": f"{row['accuracy']:.2f}"
+            + f" [{row['low']:.2f}, {row['high']:.2f}]" * (row["seeds"] > 1),
             "seeds": row["seeds"],
             "MACs (M)": f"{row['mega_macs']:.2f}",
         }
@@ -226,6 +227,7 @@ def _of_ablation(results: Path) -> str:
         method, groups, share = cast(tuple[str, int, float], case)
         lost = [100 * (runs["accuracy"] - runs[f"without_{what}"]).to_numpy(float) for what in ("copies", "random")]
         low, high = interval(lost[0] - lost[1])
+        difference = (lost[0] - lost[1]).mean()
         rows.append(
             {
                 "method": f"`{method}`",
@@ -236,7 +238,7 @@ def _of_ablation(results: Path) -> str:
                 "accuracy (%)": f"{100 * runs['accuracy'].mean():.2f}",
                 "lost without copies (points)": f"{lost[0].mean():.2f}",
                 "without as many others": f"{lost[1].mean():.2f}",
-                "difference": f"{(lost[0] - lost[1]).mean():+.2f} [{low:+.2f}, {high:+.2f}]",
+                "difference": bracketed({"difference": difference, "low": low, "high": high, "seeds": len(runs)}),
             }
         )
     return _markdown(rows)
