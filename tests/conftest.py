@@ -1,7 +1,7 @@
 """What several test modules share: one thread, nets of four channels, a dataset of 80 images, made-up records."""
 
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pandas as pd
 import pytest
@@ -38,6 +38,13 @@ def tiny():
 def images():
     """80 training and 40 test images of `synthetic`, held in memory."""
     return data.synthetic(train=80, test=40)
+
+
+@pytest.fixture
+def by_class(images):
+    """The same, the training images of one class after the other, as some sources give them."""
+    order = images.train_labels.argsort()
+    return replace(images, train_images=images.train_images[order], train_labels=images.train_labels[order])
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,5 @@
 """What copies are worth: the network without them, and without as many other connections."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -88,10 +86,7 @@ def test_a_network_without_copies_is_refused(trained, tmp_path):
         ablation.ablate_checkpoint(trained(method="flgc"), results=tmp_path)
 
 
-def test_the_norms_see_images_of_all_classes(trained, images, tmp_path, monkeypatch):
-    """Some sources give one class after the other."""
-    order = images.train_labels.argsort()
-    by_class = replace(images, train_images=images.train_images[order], train_labels=images.train_labels[order])
+def test_the_norms_see_images_of_all_classes(trained, by_class, tmp_path, monkeypatch):
     monkeypatch.setattr(ablation, "load", lambda name, root: by_class)
     monkeypatch.setattr(ablation, "TEST_BATCH", 20)
     monkeypatch.setattr(ablation, "BATCHES", 1)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_forms import assert_same
+from test_forms import assert_same, layers, with_empty_groups, without_any_channel
 from torch import nn
 from torch.nn import functional as F
 
@@ -51,37 +51,9 @@ def assert_rounds_only_its_inputs(layer, x, *, relu=False, residual=False):
 
 @bf16
 @settings(max_examples=60, deadline=None)
-@given(
-    st.integers(1, 24),
-    st.integers(1, 40),
-    st.integers(1, 9),
-    st.sampled_from([1, 2, 3, (3, 1)]),
-    st.sampled_from([1, 2, (2, 1), 3, (1, 2)]),
-    st.integers(0, 2),
-    st.integers(1, 2),
-    st.integers(1, 3),
-    st.integers(1, 19),
-    st.integers(1, 40),
-    st.booleans(),
-    st.booleans(),
-    st.integers(0, 2**31),
-)
-def test_any_layer(channels, filters, groups, kernel, stride, padding, dilation, batch, high, wide, copies, more, seed):
-    torch.manual_seed(seed)
-    groups = min(groups, channels, filters)
-    layer = FLGConv2d(
-        channels,
-        filters,
-        kernel,
-        groups=groups,
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        bias=True,
-        duplicate_top_k=1 if copies else None,
-    )
-    x = torch.randn(batch, channels, high + 2 * dilation, wide + 2 * dilation)
-    assert_rounds_only_its_inputs(layer, x, relu=more, residual=more)
+@given(layers(), st.booleans())
+def test_any_layer(case, more):
+    assert_rounds_only_its_inputs(*case, relu=more, residual=more)
 
 
 @bf16
@@ -111,17 +83,8 @@ def test_wide_margins(kernel, padding, stride, dilation, size):
 
 @bf16
 def test_groups_without_channels_or_without_filters():
-    layer = FLGConv2d(6, 5, 3, groups=3, padding=1, bias=True)
-    with torch.no_grad():
-        layer.input_logits[:, 1] = -9  # group 1 has filters but no channel
-        layer.input_logits[2, 2] = 9  # group 2 has a channel but no filter
-        layer.filter_logits.copy_(torch.tensor([[1.0, 0, 0]] * 4 + [[0, 1.0, 0]]))
-    assert_rounds_only_its_inputs(layer, torch.randn(2, 6, 5, 5))
-    layer = FLGConv2d(4, 3, 1, groups=2, bias=True)
-    with torch.no_grad():  # and no channel anywhere
-        layer.input_logits.copy_(torch.tensor([[1.0, 0.0]] * 4))
-        layer.filter_logits.copy_(torch.tensor([[0.0, 1.0]] * 3))
-    assert_rounds_only_its_inputs(layer, torch.randn(2, 4, 3, 3))
+    assert_rounds_only_its_inputs(with_empty_groups(), torch.randn(2, 6, 5, 5))
+    assert_rounds_only_its_inputs(without_any_channel(), torch.randn(2, 4, 3, 3))
 
 
 @bf16

@@ -1,7 +1,5 @@
 """A trained network goes to another engine, and is tested before and after."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -42,10 +40,7 @@ def test_accuracy_before_and_after_is_recorded(checkpoint, images, tmp_path):
     assert f"| 1 | onnx | int8 | {row['accuracy_frozen'] * 100:.2f} |" in filled(document, tmp_path)
 
 
-def test_ranges_come_from_images_of_all_classes(images, monkeypatch):
-    """Some sources give one class after the other."""
-    order = images.train_labels.argsort()
-    by_class = replace(images, train_images=images.train_images[order], train_labels=images.train_labels[order])
+def test_ranges_come_from_images_of_all_classes(by_class, monkeypatch):
     (everything, labels) = next(iter(deploy.Batches(by_class.train_images, by_class.train_labels, 80)))
     monkeypatch.setattr(deploy, "CALIBRATION_IMAGES", 20)
     drawn = deploy.calibration_images(by_class)

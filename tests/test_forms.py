@@ -34,25 +34,17 @@ def test_every_number_of_groups(groups):
     assert_all_forms_same(layer, torch.randn(1, 33, 9, 7))
 
 
-@settings(max_examples=40, deadline=None)
-@given(
-    st.integers(1, 24),
-    st.integers(1, 40),
-    st.integers(1, 9),
-    st.sampled_from([1, 2, 3, (3, 1)]),
-    st.sampled_from([1, 2, (2, 1), 3]),
-    st.integers(0, 2),
-    st.integers(1, 2),
-    st.integers(1, 3),
-    st.integers(1, 19),
-    st.integers(1, 35),
-    st.booleans(),
-    st.booleans(),
-    st.integers(0, 2**31),
-)
-def test_any_layer(channels, filters, groups, kernel, stride, padding, dilation, batch, high, wide, copies, last, seed):
-    torch.manual_seed(seed)
-    groups = min(groups, channels, filters)
+@st.composite
+def layers(draw):
+    """A layer of any kind, and an input of it."""
+    channels, filters = draw(st.integers(1, 24)), draw(st.integers(1, 40))
+    groups = min(draw(st.integers(1, 9)), channels, filters)
+    kernel = draw(st.sampled_from([1, 2, 3, (3, 1)]))
+    stride = draw(st.sampled_from([1, 2, (2, 1), 3, (1, 2)]))
+    padding, dilation = draw(st.integers(0, 2)), draw(st.integers(1, 2))
+    batch, high, wide = draw(st.integers(1, 3)), draw(st.integers(1, 19)), draw(st.integers(1, 40))
+    top_k = draw(st.sampled_from([1, None]))
+    torch.manual_seed(draw(st.integers(0, 2**31)))
     layer = FLGConv2d(
         channels,
         filters,
@@ -62,19 +54,39 @@ def test_any_layer(channels, filters, groups, kernel, stride, padding, dilation,
         padding=padding,
         dilation=dilation,
         bias=True,
-        duplicate_top_k=1 if copies else None,
+        duplicate_top_k=top_k,
     )
-    reach = 2 * dilation
-    x = torch.randn(batch, channels, high + reach, wide + reach)
+    return layer, torch.randn(batch, channels, high + 2 * dilation, wide + 2 * dilation)
+
+
+@settings(max_examples=40, deadline=None)
+@given(layers(), st.booleans())
+def test_any_layer(case, last):
+    layer, x = case
     assert_all_forms_same(layer, x.to(memory_format=torch.channels_last) if last else x)
 
 
-def test_groups_without_channels_or_without_filters():
+@torch.no_grad()
+def with_empty_groups():
+    """A layer whose group 1 has filters but no channel, and whose group 2 has a channel but no filter."""
     layer = FLGConv2d(6, 5, 3, groups=3, padding=1, bias=True)
-    with torch.no_grad():
-        layer.input_logits[:, 1] = -9  # group 1 has filters but no channel
-        layer.input_logits[2, 2] = 9  # group 2 has a channel but no filter
-        layer.filter_logits.copy_(torch.tensor([[1.0, 0, 0]] * 4 + [[0, 1.0, 0]]))
+    layer.input_logits[:, 1] = -9
+    layer.input_logits[2, 2] = 9
+    layer.filter_logits.copy_(torch.tensor([[1.0, 0, 0]] * 4 + [[0, 1.0, 0]]))
+    return layer
+
+
+@torch.no_grad()
+def without_any_channel():
+    """A layer all of whose filters are in a group without channels."""
+    layer = FLGConv2d(4, 3, 1, groups=2, bias=True)
+    layer.input_logits.copy_(torch.tensor([[1.0, 0.0]] * 4))
+    layer.filter_logits.copy_(torch.tensor([[0.0, 1.0]] * 3))
+    return layer
+
+
+def test_groups_without_channels_or_without_filters():
+    layer = with_empty_groups()
     assert_all_forms_same(layer, torch.randn(2, 6, 5, 5))
     frozen = from_convolution(layer)
     assert 0 in frozen.plan.group_inputs
@@ -82,11 +94,7 @@ def test_groups_without_channels_or_without_filters():
 
 
 def test_no_channel_anywhere():
-    layer = FLGConv2d(4, 3, 1, groups=2, bias=True)
-    with torch.no_grad():
-        layer.input_logits.copy_(torch.tensor([[1.0, 0.0]] * 4))
-        layer.filter_logits.copy_(torch.tensor([[0.0, 1.0]] * 3))
-    assert_all_forms_same(layer, torch.randn(2, 4, 3, 3))
+    assert_all_forms_same(without_any_channel(), torch.randn(2, 4, 3, 3))
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -58,7 +58,7 @@ def test_machine_code_is_made_anew_for_another_processor(monkeypatch):
     assert loops.stamp() != before
 
 
-@pytest.mark.parametrize("function", [loops._share, loops._one_by_one, loops._side_by_side_in_python, pairs._share])
+@pytest.mark.parametrize("function", [loops.share, loops._one_by_one, loops._side_by_side_in_python, pairs.share])
 def test_the_stamp_is_part_of_what_numba_looks_at(function):
     """Numba's key holds the values that a function encloses."""
     assert loops.stamp() in [cell.cell_contents for cell in function.__closure__]

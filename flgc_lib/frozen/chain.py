@@ -156,7 +156,7 @@ class Chain(nn.Module):
         sizes: list[Sequence[int]] = list(shapes)
         for layer, sources in zip(self.layers, self.sources, strict=True):
             size = layer.output_size(*[sizes[source] for source in sources])
-            if size is None or layer.weight.dtype != torch.float32 or not layer.weight.is_cpu:
+            if size is None or not is_floats(layer.weight):
                 return None
             sizes.append(size)
         parts: list[_Part] = []

@@ -122,7 +122,7 @@ def _leaf_difference(a: Any, b: Any, rounding: Callable[[], float]) -> str | Non
     off, scale = _largest(a - b), _largest(b)
     if off <= TOLERANCE.get(b.dtype, 1e-4) * scale or off <= min(SEVERAL * rounding(), MOST_ROUNDING * scale):
         return None
-    return f"differs by {off / scale if scale else off:.1e} of its largest number"
+    return f"differs by {_share(off, scale):.1e} of its largest number"
 
 
 def largest_difference(found: Any, expected: Any) -> float:
@@ -140,9 +140,12 @@ def largest_difference(found: Any, expected: Any) -> float:
         if isinstance(a, Tensor) and isinstance(b, Tensor) and b.is_floating_point():
             if a.shape != b.shape or not torch.equal(a.isfinite(), b.isfinite()):
                 return float("inf")
-            off, scale = _largest(a - b), _largest(b)
-            shares.append(off / scale if scale else off)
+            shares.append(_share(_largest(a - b), _largest(b)))
     return max(shares)
+
+
+def _share(off: float, scale: float) -> float:
+    return off / scale if scale else off
 
 
 def _largest(x: Tensor) -> float:

@@ -179,8 +179,7 @@ def _captured_with(
     except CannotCaptureError as reason:
         return str(reason)
     fused = fuse(captured.graph, learned)
-    for _, layer in frozen_convolutions(captured.graph):
-        layer.use(layer.available_forms()[0])
+    use_likely_forms(captured.graph)
     signature, checked = captured.signature, []
     for probe in expected:
         loose, broken = _without_inequalities(signature, probe.inputs)
@@ -257,8 +256,7 @@ def _in_modules(model: nn.Module, expected: list[Probe], why: str) -> FrozenNetw
         if settle:
             settle_weights(network)
         network, fused = replace_convolutions(network, fold=fold)
-        for _, layer in frozen_convolutions(network):
-            layer.use(layer.available_forms()[0])
+        use_likely_forms(network)
         if not fused.convolutions:
             problem = (
                 problem or f"it has no convolution that could be frozen ({'; '.join(fused.left_alone[:3]) or 'none'})"

@@ -3,6 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
+from torch import nn
+
 from flgc_lib.frozen.check import call, largest_difference
 from flgc_lib.frozen.forms import FORMS, Precision
 from flgc_lib.frozen.layer import frozen_convolutions
@@ -24,9 +26,9 @@ def check_precision(precision: str) -> None:
         )
 
 
-def use_likely_forms(frozen: FrozenNetwork, precision: Precision) -> None:
-    """Lets every layer compute in the form that is likely to be the fastest in this precision."""
-    for _, layer in frozen_convolutions(frozen):
+def use_likely_forms(network: nn.Module, precision: Precision = "fp32") -> None:
+    """Lets every frozen layer compute in the form that is likely to be the fastest in this precision."""
+    for _, layer in frozen_convolutions(network):
         layer.use(layer.available_forms(precision)[0])
 
 

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flgc_lib.frozen.kernel import loops, pairs
 from flgc_lib.frozen.kernel.geometry import Geometry, geometry
-from flgc_lib.frozen.kernel.loops import BLOCK, PAIR, STEP, TASK, compute, share_address, threads_to_use
-from flgc_lib.frozen.kernel.pairs import share_address as share_address_of_pairs
+from flgc_lib.frozen.kernel.loops import BLOCK, PAIR, STEP, TASK, compute, threads_to_use
 from flgc_lib.frozen.kernel.shapes import LANES, MOST_FILTERS
 from flgc_lib.frozen.window import Window
 
@@ -69,7 +69,8 @@ class IndirectConvolution:
         overwrite: bool,
         bf16: bool = False,
     ) -> None:
-        self.function = share_address_of_pairs() if bf16 else share_address()  # made now, if it can be made at all
+        share = pairs.share if bf16 else loops.share
+        self.function = loops.address_of(share, 6)  # made now, if it can be made at all
         self.window = window
         self.in_channels = in_channels
         self.relu = relu
@@ -77,9 +78,9 @@ class IndirectConvolution:
         self.bf16 = bf16
         self.area = math.prod(window.kernel_size)
         if bf16:
-            pairs, weights = _in_pairs(inputs, weights)
-            self.inputs = np.arange(len(pairs))
-            self.packed = np.array([(i, *pair) for i, pair in enumerate(pairs)], PAIR)
+            paired, weights = _in_pairs(inputs, weights)
+            self.inputs = np.arange(len(paired))
+            self.packed = np.array([(i, *pair) for i, pair in enumerate(paired)], PAIR)
         else:
             self.inputs = torch.cat(list(inputs)).numpy().astype(np.int64)
             self.packed = np.arange(in_channels)
@@ -223,14 +224,14 @@ def _in_pairs(inputs: Sequence[Tensor], weights: Sequence[Tensor]) -> tuple[list
 
     A last channel without another is a pair with itself, of which each takes half of the weight.
     """
-    pairs: list[tuple[int, int]] = []
+    twos: list[tuple[int, int]] = []
     paired = []
     for channels, weight in zip(inputs, weights, strict=True):
         numbers, weight = channels.tolist(), weight.to(torch.bfloat16)
         if len(numbers) % 2:
             numbers.append(numbers[-1])
             weight = torch.cat([weight[:, :-1], *[weight[:, -1:] / 2] * 2], dim=1)
-        pairs += zip(numbers[::2], numbers[1::2], strict=True)
+        twos += zip(numbers[::2], numbers[1::2], strict=True)
         weight = torch.stack([weight[:, ::2], weight[:, 1::2]], dim=-1)  # (filters(g), pairs(g), kh, kw, 2)
         paired.append(weight.view(torch.int32).squeeze(-1))
-    return pairs, paired
+    return twos, paired

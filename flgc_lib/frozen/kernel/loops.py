@@ -9,7 +9,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,7 @@ def pointer(typing_context: Any, address: Any, kind: Any) -> Any:
 def call(
     typing_context: Any, function: Any, record: Any, x: Any, out: Any, residual: Any, images: Any, scratch: Any
 ) -> Any:
-    """Calls `_share`'s machine code by its address: compiled into each caller, it would be compiled again for each."""
+    """Calls `share`'s machine code by its address: compiled into each caller, it would be compiled again for each."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * 6)
@@ -236,26 +236,24 @@ def _functions(stamp: int) -> tuple[Any, Any, Any]:
     return share, one_by_one, side_by_side
 
 
-_share, _one_by_one, _side_by_side_in_python = _functions(stamp())
+share, _one_by_one, _side_by_side_in_python = _functions(stamp())
 _side_by_side = njit(parallel=True, cache=True)(_side_by_side_in_python)
 
 
-@lru_cache(maxsize=1)
-def share_address() -> int:
-    """Where the machine code of one share lies, made when it is first needed and kept on disk."""
-    return int(made(_share, 6).address)
-
-
-@lru_cache(maxsize=1)
+@cache
 def _alone() -> Callable[[int, int, int, int], None]:
     """What computes steps on one thread, without holding Python's lock."""
-    return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 4)(made(_one_by_one, 4).address)
+    return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 4)(address_of(_one_by_one, 4))
+
+
+def address_of(function: Callable[..., None], arguments: int) -> int:
+    """Where the machine code of a function of so many integers lies, made when first needed and kept on disk."""
+    return int(_made(function, arguments).address)
 
 
 @cache
-def made(function: Callable[..., None], arguments: int) -> Any:
-    """A function's machine code, which takes so many integers; it stays as long as what this returns."""
-    return cfunc(types.void(*[types.int64] * arguments), cache=True)(function)
+def _made(function: Callable[..., None], arguments: int) -> Any:
+    return cfunc(types.void(*[types.int64] * arguments), cache=True)(function)  # kept: with it would go its code
 
 
 def threads_to_use() -> int:

@@ -5,7 +5,6 @@ and does two multiply-adds with each instruction. Sums stay float32. Numbers clo
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import llvmlite.binding
@@ -15,7 +14,7 @@ from numba import carray, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from flgc_lib.frozen.kernel.loops import PAIR, TASK, VIEW, made, multiplying, pointer, stamp
+from flgc_lib.frozen.kernel.loops import PAIR, TASK, VIEW, multiplying, pointer, stamp
 from flgc_lib.frozen.kernel.microkernel import FLOAT, INT32, INT64, TileWriter, lane_numbers, spread, tiles
 from flgc_lib.frozen.kernel.shapes import LANES
 
@@ -188,7 +187,10 @@ _one, _all = _vector(1, whole=False), _vector(1, whole=True)
 
 @njit
 def _line(target: int, first: int, apart: int, count: int) -> None:
-    """Writes `count` pairs, at least LANES, all of which lie in the map."""
+    """Writes `count` pairs, at least LANES, all of which lie in the map.
+
+    `_next_to_each_other` would do as well; in a ResNet-50 at G = 16 it takes a tenth more of the network's time.
+    """
     for j in range(0, count - LANES, LANES):
         _all(target + 4 * j, first + 4 * j, apart, 0, LANES, LANES)
     j = count - LANES  # what it shares with the vector before is written twice
@@ -245,10 +247,4 @@ def _function(stamp: int) -> Any:
     return share
 
 
-_share = _function(stamp())
-
-
-@lru_cache(maxsize=1)
-def share_address() -> int:
-    """As `loops.share_address`, for layers in bf16."""
-    return int(made(_share, 6).address)
+share = _function(stamp())

@@ -88,8 +88,10 @@ def _owners(steps: Sequence[Step], inputs: int) -> list[int]:
     """By value: the value whose memory it lies in, its own or that of the residual which it overwrites."""
     owner = list(range(inputs))
     for step in steps:
-        overwrites = step.residual is not None and step.convolution.overwrite
-        owner.append(owner[step.residual] if overwrites and step.residual is not None else len(owner))
+        if step.residual is not None and step.convolution.overwrite:
+            owner.append(owner[step.residual])
+        else:
+            owner.append(len(owner))
     return owner
 
 
