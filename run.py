@@ -65,10 +65,11 @@ TARGETS = {
         ),
     ),
     "gpu": Target(
-        "where there is an NVIDIA GPU: tests there, speed, then the runs of ResNet-50; typed again, it goes on",
+        "where there is an NVIDIA GPU: tests there, speed, then the runs of ResNet-20 and 50; typed again, it goes on",
         (
             "pytest tests/test_devices.py",
             "flgc bench --device cuda --stems cifar --groups 4 8 16",
+            "flgc sweep --grid resnet20 --device cuda",
             "flgc sweep --grid gpu --device cuda",
         ),
     ),

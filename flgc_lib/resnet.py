@@ -17,8 +17,10 @@ from flgc_lib.grouping import check_choice
 from flgc_lib.layers import FLGConv2d, Score
 from flgc_lib.methods import ConvLayer, Method, dense_conv, method_layer
 
+Block = Literal["bottleneck", "basic"]
 Stem = Literal["paper", "cifar", "imagenet"]
 Where = Literal["block", "3x3", "1x1", "all"]
+_BLOCKS: dict[Block, type[BasicBlock] | type[Bottleneck]] = {"bottleneck": Bottleneck, "basic": BasicBlock}
 
 
 class ResNet(nn.Module):
@@ -95,6 +97,7 @@ def resnet(
     depths: Sequence[int],
     num_classes: int = 10,
     *,
+    block: Block = "bottleneck",
     stem: Stem = "paper",
     method: Method = "dense",
     groups: int = 1,
@@ -105,15 +108,16 @@ def resnet(
     score: Score = "logit",
     share: float = 1.0,
 ) -> ResNet:
-    """A bottleneck ResNet of any depth and width, with the convolutions of a method of the experiment.
+    """A ResNet of any depth and width, with the convolutions of a method of the experiment.
 
     Args:
         depths: blocks a stage; (3, 4, 6, 3) is ResNet-50.
         num_classes: outputs of the classifier.
+        block: "bottleneck", or "basic", of two 3×3 convolutions.
         stem: see `ResNet`.
         method: see `method_layer`.
         groups: G, ignored by "dense".
-        where: which convolutions the method replaces: "block" (all three of a block), "3x3", "1x1" (both of a block),
+        where: which convolutions the method replaces: "block" (all of a block), "3x3", "1x1" (both of a bottleneck),
             "all" (block and projection shortcuts). Stem and classifier stay dense.
         depthwise: makes the 3×3 convolutions depthwise, whatever the method.
         width: multiplies all channel counts; 1.0 is 64 channels in the stem.
@@ -122,10 +126,13 @@ def resnet(
         share: channels of a group over C/G, see `method_layer`.
 
     Raises:
-        ValueError: for an unknown stem, method or where, a width that is not positive, and groups that do not fit the
-            channels.
+        ValueError: for an unknown block, stem, method or where, for 1×1 convolutions of basic blocks, which have none,
+            for a width that is not positive, and groups that do not fit the channels.
     """
+    check_choice("block", block, Block)
     check_choice("where", where, Where)
+    if (block, where) == ("basic", "1x1"):
+        raise ValueError("block='basic' has no 1×1 convolutions that where='1x1' could replace: give block, 3x3 or all")
     if width <= 0:
         raise ValueError(f"width={width} must be positive; 1.0 is 64 channels in the stem")
     replacement = method_layer(method, groups, top_k=top_k, score=score, share=share)
@@ -138,7 +145,7 @@ def resnet(
         return make(in_channels, out_channels, kernel_size, stride, padding)
 
     return ResNet(
-        Bottleneck,
+        _BLOCKS[block],
         depths,
         num_classes=num_classes,
         stem=stem,

@@ -65,7 +65,7 @@ def test_accuracy_and_costs_by_hand():
 def test_description_names_the_runs_that_the_table_is_of():
     everything = records(rows(ACCURACIES))
     assert everything.describe(accuracy_by_groups(everything)) == (
-        "tiny, 2 epochs, 8 runs, 4 seeds; bars: 95 % t interval over seeds"
+        "tiny, 2 epochs, 8 runs, 2 to 3 seeds a point; bars: 95 % t interval over seeds"
     )
     random = pd.DataFrame({"method": ["random"]})
     assert everything.describe(random) == "tiny, 2 epochs, 2 runs, 2 seeds"

@@ -1,12 +1,16 @@
 """The experiment `power` judged, on made-up records."""
 
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from scipy import stats
 
-from flgc_lib.experiment import arms
+from flgc_lib.cost import count
+from flgc_lib.experiment import arms, conclusion
 from flgc_lib.experiment.analysis import of_grid
 from flgc_lib.experiment.grids import (
     JUDGED,
@@ -19,21 +23,28 @@ from flgc_lib.experiment.grids import (
     power_arms,
     premise_arms,
 )
-from flgc_lib.experiment.records import stored, write_record
+from flgc_lib.experiment.records import EPOCH_COLUMNS, RUN_COLUMNS, stored, write_record
 from flgc_lib.figures.tables import filled
 
 
 @pytest.fixture
 def powered(record, tmp_path):
-    """Writes runs of arms at G = 16, accuracy and processor by seed, tested on 16 images; reads them as `power`."""
+    """Writes runs of arms, hits of 16 images by seed, beside those written before; reads all of them as `power`."""
+    rows = []
+    (tmp_path / "groups").mkdir()
+    pd.DataFrame(columns=list(EPOCH_COLUMNS)).to_csv(tmp_path / "epochs.csv", index=False)
 
-    def write(accuracies, processor=lambda seed: "one", groups=16):
+    def write(accuracies, processor=lambda seed: "one", groups=16, macs=MappingProxyType({})):
         for arm, by_seed in accuracies.items():
             for seed, hits in by_seed.items():
                 settings = replace(power_arms(groups, seed)[arm], data="tiny")
-                row, epochs = record(settings, test_accuracy=hits / 16, test_loss=1 - hits / 16)
+                row, _ = record(settings, test_accuracy=hits / 16, test_loss=1 - hits / 16)
                 row["processor"] = processor(seed) if arm == "flgc" else "one"
-                write_record(tmp_path, row, epochs, stored({}, torch.arange(16) < hits))
+                row["macs"] = macs.get(arm, row["macs"])
+                rows.append(row)
+                correct = stored({}, torch.arange(16) < hits)
+                np.savez(tmp_path / "groups" / f"{settings.id}.npz", **correct)
+        pd.DataFrame(rows, columns=list(RUN_COLUMNS)).to_csv(tmp_path / "runs.csv", index=False)
         return of_grid("power", tmp_path)
 
     return write
@@ -126,10 +137,102 @@ def test_verdicts_wait_for_all_seeds_and_are_corrected(powered):
 
 
 def test_costs_of_the_arms(powered):
-    table = arms.costs(powered({"dense": {0: 12, 1: 13}, "equal": {0: 8}}))
-    assert table[["arm", "groups", "seeds"]].values.tolist() == [["dense", 1, 2], ["equal", 16, 1]]
-    assert table["accuracy"].tolist() == pytest.approx([100 * 12.5 / 16, 50])
-    assert table["mega_macs"].iloc[0] == 2
+    table = arms.costs(powered({"dense": {0: 12, 1: 13}, "equal": {0: 8}}, macs={"dense": 3_000_000}))
+    assert table[["arm", "method", "groups", "seeds"]].values.tolist() == [
+        ["equal", "equal", 16, 1],
+        ["dense", "dense", 1, 2],
+    ]
+    assert table["accuracy"].tolist() == pytest.approx([50, 100 * 12.5 / 16])
+    assert table["mega_macs"].tolist() == [2, 3]
+
+
+def test_on_the_frontier_is_what_nothing_of_its_price_or_below_beats(powered):
+    hits = {"thin dense": 8, "shuffle": 9, "equal": 10, "flgc": 9, "dense": 12}
+    macs = {"thin dense": 1_000_000, "shuffle": 1_090_000, "equal": 2_000_000, "flgc": 2_300_000, "dense": 4_000_000}
+    table = arms.costs(powered({arm: {0: h} for arm, h in hits.items()}, macs=macs))
+    assert table["arm"].tolist() == list(macs), "the cheapest first"
+    assert table["frontier"].tolist() == [False, True, True, False, True]  # 9 % of the price are no price
+
+
+@pytest.mark.parametrize("plan", [arms.POWER, arms.RESNET20], ids=["power", "resnet20"])
+def test_the_thin_dense_net_costs_as_nearly_as_whole_channels_can_what_grouped_costs(plan):
+    def macs(settings):
+        return count(settings.network(), (3, 32, 32)).macs
+
+    for groups in plan.groups:
+        of_g = plan.arms(groups, 0)
+        stem = round(64 * of_g["thin dense"].width)
+        away = {
+            n: abs(macs(replace(of_g["thin dense"], width=n / 64)) - macs(of_g["grouped"]))
+            for n in range(stem - 1, stem + 2)
+        }
+        assert min(away, key=lambda n: away[n]) == stem
+
+
+def test_what_is_retained_as_groups_grow_in_number(powered):
+    powered({"equal": {0: 12, 1: 12, 2: 16}, "flgc": {0: 12}}, groups=4)
+    table = arms.retained(powered({"equal": {0: 10, 1: 11}, "flgc": {0: 12}, "select": {0: 1}}))
+    assert table[["arm", "seeds", "difference"]].values.tolist() == [["flgc", 1, 0], ["equal", 2, -100 * 1.5 / 16]]
+
+
+def test_arms_of_one_cost_are_compared_with_the_best_by_one_correction(powered):
+    """At G = 16 three arms, so three pairs; what costs a tenth more is not among them."""
+    seeds = range(10)
+    hits = {
+        "grouped": {seed: 9 + (seed < 3) for seed in seeds},
+        "equal": {seed: 10 + seed % 2 for seed in seeds},
+        "shuffle": {seed: 10 + (seed % 3 == 0) for seed in seeds},
+        "flgc-dup": dict.fromkeys(seeds, 16),
+    }
+    table = arms.equally_cheap(powered(hits, macs={"flgc-dup": 2_300_000, "shuffle": 2_190_000}))
+    assert table["groups"].unique().tolist() == [16]
+    assert table["arm"].tolist() == ["equal", "shuffle", "grouped"]
+    best, near, far = table.to_dict("records")
+    assert (best["difference"], best["p"]) == (0, 1)
+    points = {arm: 100 * np.array([hits[arm][seed] - hits["equal"][seed] for seed in seeds]) / 16 for arm in hits}
+    alone = {arm: stats.ttest_1samp(points[arm], 0).pvalue for arm in ("shuffle", "grouped")}
+    between = stats.ttest_1samp(points["shuffle"] - points["grouped"], 0).pvalue
+    assert alone["grouped"] < between < alone["shuffle"]
+    assert near["p"] == pytest.approx(alone["shuffle"])  # the largest of three
+    assert far["p"] == pytest.approx(3 * alone["grouped"])
+    assert (near["difference"], far["difference"]) == (points["shuffle"].mean(), points["grouped"].mean())
+
+
+# In words
+
+
+def test_the_conclusion_waits_for_seeds_and_says_so(powered):
+    powered({"select": {0: 10}, "select-random": {0: 8}}, groups=8)
+    text = conclusion.answer(powered({"select": {0: 10}, "select-random": {0: 9}, "grouped": {0: 4}}))
+    assert "nothing is said yet of accuracy with groups that share the channels" in text
+    assert "(open: 1 of 30 seeds)" in text
+    assert "- select − select-random, over G = 16 and 8: +9.38 points; open: 1 of 30 seeds." in text
+    assert "select is the most accurate arm, 62.50 %, so far; which arms are worse is open until each has 10" in text
+
+
+def test_the_conclusion_of_all_runs(powered):
+    """Made up so that importance pays, sharing does not, and the paper's rule does harm."""
+    for groups in (4, *JUDGED):
+        high, low = ({seed: h + (seed + groups // 8) % 2 for seed in PRIMARY_SEEDS} for h in (12, 8))
+        other = {seed: 12 + (seed // 2) % 2 for seed in PRIMARY_SEEDS}
+        ten = {seed: low[seed] for seed in SECONDARY_SEEDS}
+        records = powered(
+            {"select": high, "select-random": low, "cluster": other, "grouped": ten, "flgc": ten}
+            | {"flgc-dup": {seed: h - 4 for seed, h in ten.items()}},
+            groups=groups,
+        )
+    text = conclusion.answer(records)
+    assert (
+        "accuracy with groups that share the channels which training has made important (`select`) is higher than"
+        in text
+    )
+    assert "(`select`) and with groups found from the weights that share none (`cluster`) cannot be told apart" in text
+    assert "At G = 8, accuracy with the paper's rule (`flgc-dup`) is lower than with learned groups without it" in text
+    assert "; 30 seeds, not separable." in text
+    assert "From G = 4 to 16 accuracy changes, in points, by: " in text
+    assert "not separable from it, in points: " in text
+    assert "; lower, in points: " in text
+    assert conclusion.claim(records) == text.split("\n\n")[0]
 
 
 def test_premise_runs_its_ways_and_their_controls_first():
@@ -183,7 +286,7 @@ def test_ways_beside_their_controls(tried):
 
 def test_the_best_way_is_named_when_all_have_all_seeds(tried, tmp_path):
     document = tmp_path / "page.md"
-    document.write_text("<!-- answer: premise -->\n<!-- /answer -->\n", encoding="utf-8")
+    document.write_text("<!-- table: premise -->\n<!-- /table -->\n", encoding="utf-8")
     hits = {name: 8 + (name == "select 1.5") for pair in WAYS for name in pair}
     tried(hits, seeds=PREMISE_SEEDS[:2])
     text = filled(document, tmp_path)

@@ -188,6 +188,27 @@ def test_resnet50_is_3_4_6_3():
         assert model.fc.out_features == 10
 
 
+def test_basic_blocks_make_the_resnet20_of_he_et_al():
+    model = resnet((3, 3, 3), block="basic", width=0.25, stem="cifar")
+    layers = [
+        m for name, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear) and "downsample" not in name
+    ]
+    assert len(layers) == 20
+    shortcuts = [stage[0].downsample for stage in (model.layer2, model.layer3)]  # theirs have no weights
+    parameters = sum(p.numel() for p in model.parameters()) - sum(p.numel() for s in shortcuts for p in s.parameters())
+    assert parameters == pytest.approx(270_000, rel=0.01)  # 0.27 M, their table 6
+    assert model(images()).shape == (4, 10)
+
+
+def test_basic_blocks_have_no_1x1_convolution_to_replace():
+    with pytest.raises(ValueError, match=r"block='basic' has no 1×1 convolutions .* give block, 3x3 or all"):
+        resnet((1,), method="flgc", groups=2, block="basic", where="1x1")
+    with pytest.raises(ValueError, match=r"block='wide' .* bottleneck, basic"):
+        resnet((1,), block="wide")
+    expected = ["layer1.0.conv1", "layer1.0.conv2"]
+    assert learned(resnet((1,), width=0.25, method="flgc", groups=2, block="basic", where="3x3")) == expected
+
+
 def test_initialisation_uses_the_fan_out_that_a_grouped_filter_has():
     for method, groups in (("dense", 1), ("grouped", 4), ("flgc", 4)):
         conv = small(method=method, groups=groups).layer4[0].conv2  # 128 filters

@@ -57,7 +57,7 @@ def test_the_advice_follows_the_verdict_and_then_the_price(gain, cost, advice):
 def test_progress_is_said_before_the_first_run(tmp_path):
     document = tmp_path / "page.md"
     document.write_text("<!-- progress: gpu -->\n<!-- /progress -->\n", encoding="utf-8")
-    assert "So far 0 of 93 runs are recorded." in filled(document, RESULTS)
+    assert "So far 0 of 55 runs are recorded." in filled(document, RESULTS)
 
 
 def test_an_unknown_kind_is_answered_with_a_sentence(tmp_path):

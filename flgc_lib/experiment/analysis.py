@@ -54,11 +54,11 @@ class Records:
         """Data, epochs, runs, processors and seeds that a table was computed from, as every caption names them."""
         methods = set(numbers["method"]) | set(numbers.get("baseline", ()))
         runs = self.runs[self.runs["method"].isin(methods)]
-        seeds = numbers["seeds"] if "baseline" in numbers else [runs["seed"].nunique()]
+        seeds = numbers["seeds"] if "seeds" in numbers else [runs["seed"].nunique()]
         fewest, most = min(seeds), max(seeds)
         spread = f"{most} seeds" if most > 1 else "one seed"
         if fewest < most:
-            spread = f"{fewest} to {most} seeds a pair"
+            spread = f"{fewest} to {most} seeds a {'pair' if 'baseline' in numbers else 'point'}"
         if most > 1 and "seeds" in numbers:
             spread += "; bars: 95 % t interval over seeds"
         epochs = " or ".join(map(str, sorted(runs["epochs"].unique())))

@@ -3,8 +3,9 @@
 Source: the protocol, data/results/README.md, sections "Power" and "Premise".
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -17,16 +18,40 @@ from flgc_lib.experiment.grids import (
     PREMISE_SEEDS,
     PRIMARY,
     PRIMARY_SEEDS,
+    RESNET20_GROUPS,
+    RESNET20_SEEDS,
     SECONDARY_SEEDS,
     WAYS,
     power_arms,
     premise_arms,
+    resnet20_arms,
 )
 from flgc_lib.experiment.records import read_groups
 from flgc_lib.experiment.settings import Settings
 from flgc_lib.experiment.statistics import LEVEL, holm, image_noise, interval, p_value
 
 Contrast = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An experiment of few arms with many seeds.
+
+    Attributes:
+        arms: settings by the arm's name, of a number of groups and a seed.
+        groups: the numbers of groups that it has.
+        judged: those over which a primary contrast is averaged.
+        seeds: of the primary arms.
+    """
+
+    arms: Callable[[int, int], Mapping[str, Settings]]
+    groups: tuple[int, ...]
+    judged: tuple[int, ...]
+    seeds: range
+
+
+POWER = Plan(power_arms, (16, 8, 4), JUDGED, PRIMARY_SEEDS)
+RESNET20 = Plan(resnet20_arms, RESNET20_GROUPS, RESNET20_GROUPS, RESNET20_SEEDS)
 _GROUPED = ("grouped", "shuffle", "equal", "equal, soft start", "cluster", "flgc", "flgc-dup")
 SECONDARY: tuple[Contrast, ...] = (
     ("flgc-dup", "flgc"),
@@ -39,27 +64,38 @@ SECONDARY: tuple[Contrast, ...] = (
 """Arm and baseline, by their names in `power_arms`; each is judged at each G of `JUDGED`, all by one correction."""
 
 
-def primary(records: Records) -> pd.DataFrame:
-    """The contrasts that the experiment is for, a row each: the best arm − its random copies, then − `cluster`.
+EQUAL_COST = 0.1
+"""Arms whose multiply-accumulates differ by no more than this share cost the same: whole channels come no nearer."""
 
-    One number a seed, the paired difference averaged over the numbers of groups of `JUDGED`.
+
+def primary(records: Records, plan: Plan = POWER) -> pd.DataFrame:
+    """The contrasts that an experiment is for, a row each: the best arm − its random copies, then − `cluster`.
+
+    Args:
+        records: of the experiment.
+        plan: of the experiment. One number a seed, the paired difference averaged over its numbers of groups.
 
     Returns:
-        Columns arm, baseline, seeds; difference (test accuracy, points), low and high (t interval), p, and verdict: the
-        second contrast is judged only if the first is above 0, so that both together keep a false alarm rate of 5 %.
+        Columns arm, baseline, seeds; difference (test accuracy, points), low and high (t interval), images (half of an
+        interval from the choice of the test images alone), p, and verdict: the second contrast is judged only if the
+        first is above 0, so that both together keep a false alarm rate of 5 %.
     """
     arm, control = PRIMARY
     rows: list[dict[str, Any]] = []
     for baseline in (control, "cluster"):
-        by_groups = []
-        for groups in JUDGED:
-            pairs = _pairs(*(_runs(records, name, groups, PRIMARY_SEEDS) for name in (arm, baseline)))
-            by_groups.append(pd.Series(_points(pairs), pairs["seed"]))
-        points = pd.concat(by_groups, axis="columns").dropna().mean(axis="columns").to_numpy()
+        by_groups = [
+            _pairs(*(_runs(records, name, groups, plan.seeds, plan) for name in (arm, baseline)))
+            for groups in plan.judged
+        ]
+        common = set.intersection(*(set(pairs["seed"]) for pairs in by_groups))
+        both = pd.concat(by_groups)
+        both = both[both["seed"].isin(common)]
+        points = both.assign(points=_points(both)).groupby("seed")["points"].mean().to_numpy()
         if len(points):
-            row = {"arm": arm, "baseline": baseline, **_summary(points), "p": p_value(points)}
+            images = _image_noise(records, both)
+            row = {"arm": arm, "baseline": baseline, **_summary(points), "images": images, "p": p_value(points)}
             before_is_open = any(earlier["verdict"] != "higher" for earlier in rows)
-            rows.append(row | {"verdict": _said(row, PRIMARY_SEEDS, wait=before_is_open)})
+            rows.append(row | {"verdict": _said(row, plan.seeds, wait=before_is_open)})
     return pd.DataFrame(rows)
 
 
@@ -78,14 +114,13 @@ def differences(records: Records, contrasts: Sequence[Contrast] = SECONDARY) -> 
             if pairs.empty:
                 continue
             points = _points(pairs)
-            ours, theirs = (_correct(records, pairs[f"run_{side}"]) for side in "xy")
             rows.append(
                 {
                     "arm": arm,
                     "baseline": baseline,
                     "groups": groups,
                     **_summary(points),
-                    "images": 100 * image_noise(ours, theirs),
+                    "images": _image_noise(records, pairs),
                     "loss": float((pairs["test_loss_x"] - pairs["test_loss_y"]).mean()),
                     "p": p_value(points),
                 }
@@ -124,18 +159,77 @@ def ways(records: Records) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values("difference", ascending=False, ignore_index=True) if rows else pd.DataFrame()
 
 
-def costs(records: Records) -> pd.DataFrame:
-    """Mean accuracy (%), its t interval and the multiply-accumulates (millions) of every arm, a row an arm and G."""
-    rows = []
-    for groups in (4, 8, 16):
-        for arm in power_arms(groups, seed=0):
-            runs = _runs(records, arm, groups, PRIMARY_SEEDS)
-            if len(runs) and not (arm == "dense" and groups > 4):  # one net for every G
+def costs(records: Records, plan: Plan = POWER) -> pd.DataFrame:
+    """What every arm costs and reaches, a row an arm and number of groups, the cheapest first.
+
+    Args:
+        records: of an experiment.
+        plan: of the experiment.
+
+    Returns:
+        Columns arm, method, groups, seeds; accuracy (%, mean), low and high (t interval); mega_macs (millions of
+        multiply-accumulates); and frontier, whether no row that costs the same (`EQUAL_COST`) or less is more accurate.
+    """
+    rows: list[list[Any]] = []
+    for groups in plan.groups:
+        for arm in plan.arms(groups, 0):
+            runs = _runs(records, arm, groups, plan.seeds, plan)
+            if len(runs) and not (arm == "dense" and any(row[0] == "dense" for row in rows)):  # one net for every G
                 accuracy = 100 * runs["test_accuracy"].to_numpy(dtype=float)
                 low, high = interval(accuracy)
                 macs = runs["macs"].mean() / 1e6
-                rows.append([arm, 1 if arm == "dense" else groups, len(runs), accuracy.mean(), low, high, macs])
-    return pd.DataFrame(rows, columns=["arm", "groups", "seeds", "accuracy", "low", "high", "mega_macs"])
+                method = runs["method"].iloc[0]
+                g = 1 if arm == "dense" else groups
+                rows.append([arm, method, g, len(runs), accuracy.mean(), low, high, macs])
+    table = pd.DataFrame(rows, columns=["arm", "method", "groups", "seeds", "accuracy", "low", "high", "mega_macs"])
+    table = table.sort_values(["mega_macs", "accuracy"], ascending=[True, False], ignore_index=True)
+    reached = [
+        table.loc[table["mega_macs"] <= cost * (1 + EQUAL_COST), "accuracy"].max() for cost in table["mega_macs"]
+    ]
+    return table.assign(frontier=table["accuracy"] == reached)
+
+
+def retained(records: Records) -> pd.DataFrame:
+    """What an arm's accuracy loses from G = 4 to 16, by seeds that have both, a row an arm, the least loss first.
+
+    Returns:
+        Columns arm, seeds; difference (test accuracy at G = 16 − at G = 4, points), low and high (t interval).
+    """
+    rows = []
+    for arm in power_arms(16, 0):
+        runs = [_runs(records, arm, groups, PRIMARY_SEEDS) for groups in (16, 4)]
+        if arm != "dense" and len(pairs := _pairs(*runs)):
+            rows.append({"arm": arm, **_summary(_points(pairs))})
+    return pd.DataFrame(rows).sort_values("difference", ascending=False, ignore_index=True) if rows else pd.DataFrame()
+
+
+def equally_cheap(records: Records) -> pd.DataFrame:
+    """At each G of `JUDGED` the arms that cost what `grouped` costs there, the most accurate first, beside that one.
+
+    The best of several is so by luck in part: p is corrected (Holm) over all pairs of such arms, at every G.
+
+    Returns:
+        Columns groups, arm, seeds; mega_macs and accuracy (%, mean); difference to the most accurate arm (points), low
+        and high (t interval), and p, 1 for that arm itself.
+    """
+    rows: list[dict[str, Any]] = []
+    tests: dict[tuple[int, frozenset[str]], float] = {}
+    for groups in JUDGED:
+        every = {arm: _runs(records, arm, groups, SECONDARY_SEEDS) for arm in power_arms(groups, 0)}
+        price = every["grouped"]["macs"].mean()
+        there = {arm: runs for arm, runs in every.items() if abs(runs["macs"].mean() / price - 1) <= EQUAL_COST}
+        ranked = sorted(there, key=lambda arm: -there[arm]["test_accuracy"].mean())
+        for one, other in combinations(ranked, 2):
+            tests[groups, frozenset((one, other))] = p_value(_points(_pairs(there[one], there[other])))
+        for arm in ranked:
+            if len(pairs := _pairs(there[arm], there[ranked[0]])):
+                of_arm = {"groups": groups, "arm": arm, "best": ranked[0], **_summary(_points(pairs))}
+                accuracy, macs = 100 * there[arm]["test_accuracy"].mean(), there[arm]["macs"].mean() / 1e6
+                rows.append(of_arm | {"accuracy": accuracy, "mega_macs": macs})
+    corrected = dict(zip(tests, holm(list(tests.values())), strict=True))
+    return pd.DataFrame(
+        [row | {"p": corrected.get((row["groups"], frozenset((row["arm"], row["best"]))), 1.0)} for row in rows]
+    )
 
 
 def verdict(row: Mapping[Any, Any]) -> str:
@@ -151,9 +245,9 @@ def _said(row: Mapping[Any, Any], planned: Sequence[int], *, wait: bool = False)
     return "not separable" if row["p"] >= LEVEL else "higher" if row["difference"] > 0 else "lower"
 
 
-def _runs(records: Records, arm: str, groups: int, seeds: Sequence[int]) -> pd.DataFrame:
-    """The recorded runs of an arm of `power`, by seed."""
-    return _recorded(records, [power_arms(groups, seed)[arm] for seed in seeds])
+def _runs(records: Records, arm: str, groups: int, seeds: Sequence[int], plan: Plan = POWER) -> pd.DataFrame:
+    """The recorded runs of an arm of an experiment, by seed."""
+    return _recorded(records, [plan.arms(groups, seed)[arm] for seed in seeds])
 
 
 def _recorded(records: Records, planned: Sequence[Settings]) -> pd.DataFrame:
@@ -177,7 +271,12 @@ def _summary(points: np.ndarray) -> dict[str, Any]:
     return {"seeds": len(points), "difference": points.mean(), "low": low, "high": high}
 
 
-def _correct(records: Records, runs: pd.Series) -> np.ndarray:
-    """Which test images the networks of some runs get right, bool (runs, images)."""
-    packed = np.stack([read_groups(records.folder, run)[CORRECT] for run in runs])
-    return np.unpackbits(packed, axis=1).astype(bool)  # the last byte's padding is wrong in both networks, and cancels
+def _image_noise(records: Records, pairs: pd.DataFrame) -> float:
+    """Half of the interval that the mean difference of the pairs has from the choice of the test images, points."""
+    ours, theirs = (
+        np.stack([np.unpackbits(read_groups(records.folder, run)[CORRECT]) for run in pairs[f"run_{side}"]]).astype(
+            bool
+        )
+        for side in "xy"
+    )  # the last byte's padding is wrong in both networks, and cancels
+    return 100 * image_noise(ours, theirs)

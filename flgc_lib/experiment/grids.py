@@ -12,7 +12,9 @@ from flgc_lib.experiment.settings import CopyTime, Settings
 from flgc_lib.layers import Score
 from flgc_lib.methods import Method
 
-Grid = Literal["quick", "first", "tune", "learn", "small", "rule", "rates", "premise", "power", "paper", "gpu"]
+Grid = Literal[
+    "quick", "first", "tune", "learn", "small", "rule", "rates", "premise", "power", "resnet20", "paper", "gpu"
+]
 
 CONTROLLED: tuple[Method, ...] = ("grouped", "random", "flgc", "flgc-dup", "flgc-randdup", "ring")
 """Every method that has groups, but for those that find them in a soft start."""
@@ -29,6 +31,11 @@ _CLUSTERED = replace(_SMALL, soft_start=0.5, assign_every=50)
 _POWER = Settings(
     data="cifar10", depths=(1, 1), where="all", epochs=8, learning_rate=0.4, logit_learning_rate=0.003
 )  # the rate that was best in `rates`
+# He et al. 2016, section 4.2: 6n + 2 layers with n = 3 blocks a stage, 16 channels in the stem, and their rate.
+_RESNET20 = Settings(
+    data="cifar10", block="basic", depths=(3, 3, 3), width=0.25, stem="cifar", where="all", epochs=30,
+    learning_rate=0.1, logit_learning_rate=0.003,
+)  # fmt: skip
 _COPYING: Mapping[str, tuple[Method, float]] = {
     "select 1": ("select", 1.0),
     "select-random 1": ("select-random", 1.0),
@@ -55,7 +62,10 @@ SECONDARY_SEEDS = range(10)
 JUDGED = (16, 8)
 """Numbers of groups at which the arms of `power` are compared."""
 _THIN = {16: 19, 8: 25, 4: 33}
+_THIN_RESNET20 = {8: 6, 4: 8}
 """Stem channels of the dense net that costs as many multiply-accumulates as `grouped` does at G."""
+RESNET20_GROUPS = (8, 4)
+RESNET20_SEEDS = range(5)
 
 
 def quick() -> list[Settings]:
@@ -165,12 +175,28 @@ def power() -> list[Settings]:
 
 def power_arms(groups: int, seed: int) -> dict[str, Settings]:
     """The arms of `power` by the names that its protocol and its tables use; dense is the same for every G."""
-    base = replace(_POWER, groups=groups, seed=seed)
+    return _arms(replace(_POWER, groups=groups, seed=seed), _THIN[groups])
+
+
+def resnet20() -> list[Settings]:
+    """A net that people know, ResNet-20 at full resolution, a whole seed after the other."""
+    runs = [arm for seed, g in product(RESNET20_SEEDS, RESNET20_GROUPS) for arm in resnet20_arms(g, seed).values()]
+    return list({run.id: run for run in runs}.values())
+
+
+def resnet20_arms(groups: int, seed: int) -> dict[str, Settings]:
+    """Those arms of `power` that are run with ResNet-20, the primary ones first."""
+    arms = _arms(replace(_RESNET20, groups=groups, seed=seed), _THIN_RESNET20[groups])
+    names = (*PRIMARY, "dense", "thin dense", "grouped", "shuffle", "cluster", "flgc", "flgc-dup")
+    return {name: arms[name] for name in names}
+
+
+def _arms(base: Settings, thin: int) -> dict[str, Settings]:
     soft = replace(base, soft_start=0.5, assign_every=50)
     hard: tuple[Method, ...] = ("grouped", "shuffle", "equal", "flgc", "flgc-dup")
     return {
         "dense": replace(base, method="dense"),
-        "thin dense": replace(base, method="dense", width=_THIN[groups] / 64),
+        "thin dense": replace(base, method="dense", width=thin / 64),
         **{method: replace(base, method=method) for method in hard},
         "equal, soft start": replace(soft, method="equal"),
         "cluster": replace(soft, method="cluster"),
@@ -190,13 +216,15 @@ def paper() -> list[Settings]:
 
 
 def gpu() -> list[Settings]:
-    """ResNet-50 with the stem that most CIFAR-10 nets use: needs a GPU."""
+    """ResNet-50 with the stem that most CIFAR-10 nets use, few groups and many, a seed after the other: needs a GPU."""
     base = Settings(data="cifar10", stem="cifar", epochs=30)
     runs = []
-    for seed in range(3):
-        runs.append(replace(base, method="dense", seed=seed))
-        runs += [replace(base, method=m, groups=g, seed=seed) for g, m in product((2, 4, 8, 16, 32), CONTROLLED)]
-    return runs
+    for seed, groups in product(range(5), (16, 4)):
+        cell = replace(base, seed=seed, groups=groups)
+        runs += [replace(cell, **_SCOUTED, method=method) for method in PRIMARY]
+        plain: tuple[Method, ...] = ("dense", "grouped", "flgc", "flgc-dup")
+        runs += [replace(cell, method=method) for method in plain]
+    return list({run.id: run for run in runs}.values())
 
 
 _GRIDS: dict[Grid, Callable[[], list[Settings]]] = {
@@ -209,6 +237,7 @@ _GRIDS: dict[Grid, Callable[[], list[Settings]]] = {
     "rates": rates,
     "premise": premise,
     "power": power,
+    "resnet20": resnet20,
     "paper": paper,
     "gpu": gpu,
 }

@@ -16,7 +16,7 @@ from flgc_lib.clustered import BudgetConv2d
 from flgc_lib.grouping import check_choice
 from flgc_lib.layers import Score
 from flgc_lib.methods import METHODS, Method
-from flgc_lib.resnet import Stem, Where, resnet
+from flgc_lib.resnet import Block, Stem, Where, resnet
 
 if TYPE_CHECKING:  # `flgc train --help` is to be quick, and reading images is not
     from flgc_lib.data import Dataset
@@ -54,8 +54,10 @@ class Settings:
     """Name of the dataset; others than synthetic come from `flgc data`."""
     hold_out: int = 0
     """Images taken out of the training set and tested on instead of the test set, for tuning."""
+    block: Block = "bottleneck"
+    """Of the network: bottleneck, or basic, of two 3×3 convolutions."""
     depths: tuple[int, ...] = (3, 4, 6, 3)
-    """Bottleneck blocks a stage; 3 4 6 3 is ResNet-50."""
+    """Blocks a stage; 3 4 6 3 is ResNet-50."""
     width: float = 1.0
     """Multiplies all channel counts; 1.0 is 64 channels in the stem."""
     stem: Stem = "paper"
@@ -176,6 +178,7 @@ class Settings:
             return resnet(
                 self.depths,
                 num_classes=num_classes,
+                block=self.block,
                 stem=self.stem,
                 method=self.method,
                 groups=self.groups,

@@ -72,6 +72,32 @@ def _accuracy_panels(numbers: pd.DataFrame, canvas: Canvas, x: str) -> Sequence[
     return list(panels[: len(methods)])
 
 
+def draw_frontier(numbers: pd.DataFrame, canvas: Canvas) -> None:
+    """A panel a number of groups, from cheap to dear, and a row an arm, with what it costs; bold: on the frontier."""
+    panels = [(g, rows.sort_values("accuracy")) for g, rows in numbers.groupby("groups")][::-1]
+    canvas.set_figheight(1.6 + 0.35 * len(panels) + 0.19 * len(numbers))
+    heights = [len(rows) + 0.5 for _, rows in panels]
+    for axes, (g, rows) in zip(
+        canvas.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0], panels, strict=True
+    ):
+        placed = rows.assign(place=range(len(rows)))
+        for method, cells in _by_method(placed):
+            style = {"marker": "*", **STYLES[method], "linestyle": "none"}
+            _points(axes, cells, "accuracy", "place", across=True, **style)
+        labels = [f"{row['arm']}, {row['mega_macs']:.2f}" for row in rows.to_dict("records")]
+        axes.set_yticks(placed["place"], labels, fontsize="small")
+        for label, best in zip(axes.get_yticklabels(), rows["frontier"], strict=True):
+            label.set_fontweight("bold" if best else "normal")
+        axes.set_ylim(-0.7, len(rows) - 0.3)
+        axes.set_title("one group" if g == 1 else f"G = {g}", loc="left", fontsize="small")
+        axes.grid(axis="x", color="0.9")
+        axes.set_axisbelow(True)
+    axes.set_xlabel("test accuracy after the last epoch (%)")
+    canvas.supylabel("arm, million MACs for one image with copies; bold: on the frontier", fontsize="small")
+    if handles := _few(numbers):
+        canvas.legend(handles=handles, loc="outside lower center", **_SMALL)
+
+
 def draw_paired_differences(numbers: pd.DataFrame, canvas: Canvas) -> None:
     """A panel a pair of methods: difference at each G and, below, their mean; 0 is no difference."""
     pairs = list(dict.fromkeys(zip(numbers["method"], numbers["baseline"], strict=True)))

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -9,7 +10,7 @@ import pandas as pd
 
 from flgc_lib.bench import report
 from flgc_lib.bench.candidates import BASELINE
-from flgc_lib.experiment import ablation, arms, deploy, measurements
+from flgc_lib.experiment import ablation, arms, conclusion, deploy, measurements
 from flgc_lib.experiment.analysis import Records, accuracy_by, arm_columns, of_grid
 from flgc_lib.experiment.contrasts import answer, bracketed
 from flgc_lib.experiment.grids import PREMISE_SEEDS, WAYS, Grid
@@ -46,13 +47,13 @@ def filled(document: Path, results: Path) -> str:
 
 def _of_grid(kind: str, grid: str, results: Path) -> str:
     check_choice(kind, grid, Grid)
-    if kind not in KINDS:
+    compute = _JUDGED.get((kind, grid)) or KINDS.get(kind)
+    if compute is None:
         raise ValueError(f"<!-- {kind}: {grid} --> is not known: computed from records are {', '.join(KINDS)}")
     records = of_grid(cast(Grid, grid), results)
     if records.runs.empty and kind != "progress":
         return ""
-    judged = {("answer", "premise"): _premise, ("answer", "power"): _power}
-    return judged.get((kind, grid), KINDS[kind])(records)
+    return compute(records)
 
 
 def _premise(records: Records) -> str:
@@ -80,8 +81,8 @@ def _premise(records: Records) -> str:
     return "\n\n".join([done, *([_markdown(rows)] if rows else []), verdict])
 
 
-def _power(records: Records) -> str:
-    """The contrasts of `power` with their verdicts, and what every arm costs and reaches."""
+def _planned(records: Records, plan: arms.Plan) -> str:
+    """The contrasts of an experiment of few arms with their verdicts, and what every arm costs and reaches."""
     first = [
         {
             "primary contrast": f"{row['arm']} − {row['baseline']}",
@@ -90,7 +91,7 @@ def _power(records: Records) -> str:
             "p": f"{row['p']:.3f}",
             "verdict": row["verdict"],
         }
-        for row in arms.primary(records).to_dict("records")
+        for row in arms.primary(records, plan).to_dict("records")
     ]
     judged = [
         {
@@ -102,7 +103,7 @@ def _power(records: Records) -> str:
             "p (Holm)": f"{row['p']:.3f}",
             "verdict": arms.verdict(row),
         }
-        for row in arms.differences(records).to_dict("records")
+        for row in (arms.differences(records).to_dict("records") if plan is arms.POWER else ())
     ]
     reached = [
         {
@@ -112,8 +113,9 @@ def _power(records: Records) -> str:
             + f" [{row['low']:.2f}, {row['high']:.2f}]" * (row["seeds"] > 1),
             "seeds": row["seeds"],
             "MACs (M)": f"{row['mega_macs']:.2f}",
+            "on the frontier": "yes" if row["frontier"] else "",
         }
-        for row in arms.costs(records).sort_values(["mega_macs", "accuracy"]).to_dict("records")
+        for row in arms.costs(records, plan).to_dict("records")
     ]
     done = f"{len(records.runs)} of {records.planned} runs are recorded."
     return "\n\n".join([done, *(_markdown(rows) for rows in (first, judged, reached) if rows)])
@@ -267,3 +269,11 @@ KINDS: Mapping[str, Callable[[Records], str]] = {
     "progress": result.progress,
 }
 """What a document may ask for, and what computes it."""
+_JUDGED: Mapping[tuple[str, str], Callable[[Records], str]] = {
+    ("table", "premise"): _premise,
+    ("table", "power"): partial(_planned, plan=arms.POWER),
+    ("table", "resnet20"): partial(_planned, plan=arms.RESNET20),
+    ("answer", "power"): conclusion.answer,
+    ("claim", "power"): conclusion.claim,
+}
+"""The same for the experiments that are judged by rules of their own."""
