@@ -24,6 +24,7 @@ from flgc_lib.figures.manifest import FIGURES, OfGrid
 from flgc_lib.figures.plots import (
     draw_accuracy_by_groups,
     draw_copies_by_layer,
+    draw_frontier,
     draw_group_sizes,
     draw_paired_differences,
     draw_rule_choices,
@@ -217,6 +218,19 @@ def test_the_rules_choices_are_drawn_by_group_score_and_time():
         copies = [line.get_xydata().tolist() for line in below[g == 16].lines]
         assert of[["top_k", "copies"]].to_numpy().tolist() in copies
     assert {axes.get_ylim() for axes in above} == {above[0].get_ylim()}
+
+
+def test_arms_are_drawn_by_groups_with_their_cost_and_the_frontier_is_bold():
+    row = {"method": "dense", "seeds": 5, "low": 60.0, "high": 70.0}
+    arms = [("dense", 1, 70.0, 12.8, True), ("thin dense", 8, 62.0, 2.0, False), ("equal", 8, 65.0, 2.0, True)]
+    names = ("arm", "groups", "accuracy", "mega_macs", "frontier")
+    canvas = Canvas()
+    draw_frontier(pd.DataFrame([row | dict(zip(names, arm, strict=True)) for arm in arms]), canvas)
+    eight, one = canvas.axes
+    assert (eight.get_title(loc="left"), one.get_title(loc="left")) == ("G = 8", "one group")
+    shown = [(t.get_text(), t.get_fontweight()) for t in eight.get_yticklabels()]
+    assert shown == [("thin dense, 2.00", "normal"), ("equal, 2.00", "bold")]
+    assert points(eight)[0][0] == [[62, 0], [65, 1]]
 
 
 def test_ways_to_learn_are_named_with_their_costs():

@@ -76,6 +76,10 @@ def _of_experiment(grid: Grid, network: str) -> tuple[Figure, ...]:
     )
 
 
+_COSTS = (
+    "What each arm reaches, and its million multiply-accumulates for one image with copies (bold: on the frontier, "
+    "nothing that costs the same or less is more accurate)"
+)
 _SMALL_NET = "a bottleneck net with one block a stage and 16 channels in the stem"
 FIGURES = (
     Figure("residual-blocks", "01", "The two residual blocks (the paper's Fig. 1, redrawn).", draw_blocks),
@@ -135,14 +139,14 @@ FIGURES = (
     Figure(
         "power-frontier",
         "07",
-        "Accuracy against multiply-accumulates, a bottleneck net with one block in each of two stages",
+        f"{_COSTS}, a bottleneck net with one block in each of two stages",
         plots.draw_frontier,
         OfGrid("power", arms.costs),
     ),
     Figure(
         "resnet20-frontier",
         "07",
-        "Accuracy against multiply-accumulates, ResNet-20",
+        f"{_COSTS}, ResNet-20",
         plots.draw_frontier,
         OfGrid("resnet20", partial(arms.costs, plan=arms.RESNET20)),
     ),

@@ -93,7 +93,6 @@ def draw_frontier(numbers: pd.DataFrame, canvas: Canvas) -> None:
         axes.grid(axis="x", color="0.9")
         axes.set_axisbelow(True)
     axes.set_xlabel("test accuracy after the last epoch (%)")
-    canvas.supylabel("arm, million MACs for one image with copies; bold: on the frontier", fontsize="small")
     if handles := _few(numbers):
         canvas.legend(handles=handles, loc="outside lower center", **_SMALL)
 
