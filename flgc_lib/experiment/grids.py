@@ -56,7 +56,7 @@ PREMISE_SEEDS = range(101, 104)
 _SCOUTED: Mapping[str, Any] = {"soft_start": 0.5, "scout": 0.25}
 """A quarter of the training for all weights, then groups are chosen, and a quarter for the weights outside to fade."""
 PRIMARY: tuple[Method, Method] = ("select", "select-random")
-"""The arm that was best in `premise`, with as many channels a group as `grouped` has, and its random copies."""
+"""The arm that was furthest above its control in `premise`, at the cost of `grouped`, and that control."""
 PRIMARY_SEEDS = range(30)
 SECONDARY_SEEDS = range(10)
 JUDGED = (16, 8)
@@ -192,15 +192,18 @@ def resnet20_arms(groups: int, seed: int) -> dict[str, Settings]:
 
 
 def _arms(base: Settings, thin: int) -> dict[str, Settings]:
-    soft = replace(base, soft_start=0.5, assign_every=50)
+    scouted = replace(base, **_SCOUTED)
+    learned = replace(base, soft_start=0.5, logit_learning_rate=0.03)
     hard: tuple[Method, ...] = ("grouped", "shuffle", "equal", "flgc", "flgc-dup")
     return {
         "dense": replace(base, method="dense"),
         "thin dense": replace(base, method="dense", width=thin / 64),
         **{method: replace(base, method=method) for method in hard},
-        "equal, soft start": replace(soft, method="equal"),
-        "cluster": replace(soft, method="cluster"),
-        **{arm: replace(base, **_SCOUTED, method=arm) for arm in PRIMARY},
+        "flgc-dup, soft start": replace(learned, method="flgc-dup"),
+        "flgc-randdup, soft start": replace(learned, method="flgc-randdup"),
+        "equal, soft start": replace(scouted, method="equal"),
+        "cluster": replace(scouted, method="cluster"),
+        **{arm: replace(scouted, method=arm) for arm in PRIMARY},
     }
 
 
