@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 
 from flgc_lib.cost import count
-from flgc_lib.experiment import arms, conclusion
+from flgc_lib.experiment import arms, conclusion, frontier
 from flgc_lib.experiment.analysis import of_grid
 from flgc_lib.experiment.grids import (
     JUDGED,
@@ -172,7 +172,7 @@ def test_verdicts_wait_for_all_seeds_of_all_contrasts_and_are_corrected(powered)
 
 
 def test_costs_of_the_arms(powered):
-    table = arms.costs(powered({"dense": {0: 12, 1: 13}, "equal": {0: 8}}, macs={"dense": 3_000_000}))
+    table = frontier.costs(powered({"dense": {0: 12, 1: 13}, "equal": {0: 8}}, macs={"dense": 3_000_000}))
     assert table[["arm", "method", "groups", "seeds"]].values.tolist() == [
         ["equal", "equal", 16, 1],
         ["dense", "dense", 1, 2],
@@ -184,7 +184,7 @@ def test_costs_of_the_arms(powered):
 def test_on_the_frontier_is_what_nothing_of_its_price_or_below_beats(powered):
     hits = {"thin dense": 8, "shuffle": 9, "equal": 10, "flgc": 9, "dense": 12}
     macs = {"thin dense": 1_000_000, "shuffle": 1_040_000, "equal": 2_000_000, "flgc": 2_300_000, "dense": 4_000_000}
-    table = arms.costs(powered({arm: {0: h} for arm, h in hits.items()}, macs=macs))
+    table = frontier.costs(powered({arm: {0: h} for arm, h in hits.items()}, macs=macs))
     assert table["arm"].tolist() == list(macs), "the cheapest first"
     assert table["frontier"].tolist() == [False, True, True, False, True]  # 4 % of the price are no price
 
@@ -206,7 +206,7 @@ def test_the_thin_dense_net_costs_as_nearly_as_whole_channels_can_what_grouped_c
 
 def test_what_is_retained_as_groups_grow_in_number(powered):
     powered({"equal": {0: 12, 1: 12, 2: 16}, "flgc": {0: 12}}, groups=4)
-    table = arms.retained(powered({"equal": {0: 10, 1: 11}, "flgc": {0: 12}, "select": {0: 1}}))
+    table = frontier.retained(powered({"equal": {0: 10, 1: 11}, "flgc": {0: 12}, "select": {0: 1}}))
     assert table[["arm", "seeds", "difference"]].values.tolist() == [["flgc", 1, 0], ["equal", 2, -100 * 1.5 / 16]]
 
 
@@ -219,7 +219,7 @@ def test_arms_of_one_cost_are_compared_with_the_best_by_one_correction(powered):
         "shuffle": {seed: 10 + (seed % 3 == 0) for seed in seeds},
         "flgc-dup": dict.fromkeys(seeds, 16),
     }
-    table = arms.equally_cheap(powered(hits, macs={"flgc-dup": 2_120_000, "shuffle": 2_090_000}))
+    table = frontier.equally_cheap(powered(hits, macs={"flgc-dup": 2_120_000, "shuffle": 2_090_000}))
     assert set(table["verdict"]) == {"open: others that are judged with it lack seeds"}
     assert table["groups"].unique().tolist() == [16]
     assert table["arm"].tolist() == ["equal", "shuffle", "grouped"]

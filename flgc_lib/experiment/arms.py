@@ -1,11 +1,10 @@
-"""The experiments `premise` and `power`, judged by what was written down before their runs; and which arm to use.
+"""The experiments `premise`, `power` and `resnet20`, judged by what was written down before their runs.
 
 Source: the protocol, data/results/README.md, sections "Power" and "Premise".
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -68,10 +67,6 @@ SECONDARY: tuple[Contrast, ...] = (
 """Arm and baseline, by their names in `power_arms`; each is judged at each G of `JUDGED`, all by one correction."""
 
 
-EQUAL_COST = 0.05
-"""Arms whose multiply-accumulates differ by no more than this share cost the same; thin dense comes within 3.4 %."""
-
-
 def primary(records: Records, plan: Plan = POWER) -> pd.DataFrame:
     """The contrasts that an experiment is for, a row each: the best arm − its random copies, then − `cluster`.
 
@@ -88,17 +83,17 @@ def primary(records: Records, plan: Plan = POWER) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for baseline in (control, "cluster"):
         by_groups = [
-            _pairs(*(_runs(records, name, groups, plan.seeds, plan) for name in (arm, baseline)))
+            matched(*(runs_at(records, name, groups, plan.seeds, plan) for name in (arm, baseline)))
             for groups in plan.judged
         ]
         common = set.intersection(*(set(pairs["seed"]) for pairs in by_groups))
         both = pd.concat(by_groups)
         both = both[both["seed"].isin(common)]
-        points = both.assign(points=_points(both)).groupby("seed")["points"].mean().to_numpy()
+        points = both.assign(points=gains(both)).groupby("seed")["points"].mean().to_numpy()
         if len(points):
             images = _image_noise(records, both)
-            row = {"arm": arm, "baseline": baseline, **_summary(points), "images": images, "p": p_value(points)}
-            rows.append(row | {"verdict": _said(row, plan.seeds)})
+            row = {"arm": arm, "baseline": baseline, **summary(points), "images": images, "p": p_value(points)}
+            rows.append(row | {"verdict": said(row, plan.seeds)})
     table = pd.DataFrame(rows)
     if len(table):
         first = table.loc[table["baseline"] == control, "verdict"]
@@ -113,7 +108,7 @@ def primary(records: Records, plan: Plan = POWER) -> pd.DataFrame:
 
 def _dense(records: Records, plan: Plan) -> float:
     """Mean accuracy of the dense net, %; NaN if it has not been run."""
-    return 100 * _runs(records, "dense", plan.groups[0], plan.seeds, plan)["test_accuracy"].mean()
+    return 100 * runs_at(records, "dense", plan.groups[0], plan.seeds, plan)["test_accuracy"].mean()
 
 
 def differences(records: Records) -> pd.DataFrame:
@@ -127,16 +122,16 @@ def differences(records: Records) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for groups in JUDGED:
         for arm, baseline in SECONDARY:
-            pairs = _pairs(*(_runs(records, name, groups, SECONDARY_SEEDS) for name in (arm, baseline)))
+            pairs = matched(*(runs_at(records, name, groups, SECONDARY_SEEDS) for name in (arm, baseline)))
             if pairs.empty:
                 continue
-            points = _points(pairs)
+            points = gains(pairs)
             rows.append(
                 {
                     "arm": arm,
                     "baseline": baseline,
                     "groups": groups,
-                    **_summary(points),
+                    **summary(points),
                     "images": _image_noise(records, pairs),
                     "loss": float((pairs["test_loss_x"] - pairs["test_loss_y"]).mean()),
                     "p": p_value(points),
@@ -146,7 +141,7 @@ def differences(records: Records) -> pd.DataFrame:
     corrected = holm([*(row["p"] for row in rows), *[1.0] * missing])
     rows = [row | {"p": p} for row, p in zip(rows, corrected, strict=False)]
     done = not missing and all(row["seeds"] == len(SECONDARY_SEEDS) for row in rows)
-    return pd.DataFrame([row | {"verdict": _said(row, SECONDARY_SEEDS, others=done)} for row in rows])
+    return pd.DataFrame([row | {"verdict": said(row, SECONDARY_SEEDS, others=done)} for row in rows])
 
 
 def ways(records: Records) -> pd.DataFrame:
@@ -161,7 +156,7 @@ def ways(records: Records) -> pd.DataFrame:
     rows = []
     for arm, baseline in WAYS:
         runs = [_recorded(records, [premise_arms(s)[name] for s in PREMISE_SEEDS]) for name in (arm, baseline)]
-        pairs = _pairs(*runs)
+        pairs = matched(*runs)
         if pairs.empty:
             continue
         copies = origin[origin["run"].isin(pairs["run_x"])]
@@ -169,7 +164,7 @@ def ways(records: Records) -> pd.DataFrame:
             {
                 "arm": arm,
                 "baseline": baseline,
-                **_summary(_points(pairs)),
+                **summary(gains(pairs)),
                 "accuracy": 100 * pairs["test_accuracy_x"].mean(),
                 "mega_macs": pairs["macs_x"].mean() / 1e6,
                 "correlation": copies["correlation"].median(),
@@ -180,81 +175,7 @@ def ways(records: Records) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values("difference", ascending=False, ignore_index=True) if rows else pd.DataFrame()
 
 
-def costs(records: Records, plan: Plan = POWER) -> pd.DataFrame:
-    """What every arm costs and reaches, a row an arm and number of groups, the cheapest first.
-
-    Args:
-        records: of an experiment.
-        plan: of the experiment.
-
-    Returns:
-        Columns arm, method, groups, seeds; accuracy (%, mean), low and high (t interval); mega_macs (millions of
-        multiply-accumulates); and frontier, whether no row that costs the same (`EQUAL_COST`) or less is more accurate.
-    """
-    rows: list[list[Any]] = []
-    for groups in plan.groups:
-        for arm in plan.arms(groups, 0):
-            runs = _runs(records, arm, groups, plan.seeds, plan)
-            if len(runs) and not (arm == "dense" and any(row[0] == "dense" for row in rows)):  # one net for every G
-                accuracy = 100 * runs["test_accuracy"].to_numpy(dtype=float)
-                low, high = interval(accuracy)
-                macs = runs["macs"].mean() / 1e6
-                method = runs["method"].iloc[0]
-                g = 1 if arm == "dense" else groups
-                rows.append([arm, method, g, len(runs), accuracy.mean(), low, high, macs])
-    table = pd.DataFrame(rows, columns=["arm", "method", "groups", "seeds", "accuracy", "low", "high", "mega_macs"])
-    table = table.sort_values(["mega_macs", "accuracy"], ascending=[True, False], ignore_index=True)
-    reached = [
-        table.loc[table["mega_macs"] <= cost * (1 + EQUAL_COST), "accuracy"].max() for cost in table["mega_macs"]
-    ]
-    return table.assign(frontier=table["accuracy"] == reached)
-
-
-def retained(records: Records) -> pd.DataFrame:
-    """What an arm's accuracy loses from G = 4 to 16, by seeds that have both, a row an arm, the least loss first.
-
-    Returns:
-        Columns arm, seeds; difference (test accuracy at G = 16 − at G = 4, points), low and high (t interval).
-    """
-    rows = []
-    for arm in power_arms(16, 0):
-        runs = [_runs(records, arm, groups, PRIMARY_SEEDS) for groups in (16, 4)]
-        if arm != "dense" and len(pairs := _pairs(*runs)):
-            rows.append({"arm": arm, **_summary(_points(pairs))})
-    return pd.DataFrame(rows).sort_values("difference", ascending=False, ignore_index=True) if rows else pd.DataFrame()
-
-
-def equally_cheap(records: Records) -> pd.DataFrame:
-    """At each G of `JUDGED` the arms that cost what `grouped` costs there, the highest mean first, beside that one.
-
-    The best of several is so by luck in part: p is corrected (Holm) over all pairs of such arms, at every G.
-
-    Returns:
-        Columns groups, arm, best (the group's first arm), seeds; mega_macs and accuracy (%, mean); difference to the
-        best (points), low and high (t interval), p, 1 for the best itself, and verdict, open until all runs are there.
-    """
-    rows: list[dict[str, Any]] = []
-    others: list[float] = []  # p of the pairs without the best
-    for groups in JUDGED:
-        every = {arm: _runs(records, arm, groups, SECONDARY_SEEDS) for arm in power_arms(groups, 0)}
-        price = every["grouped"]["macs"].mean()
-        there = {arm: runs for arm, runs in every.items() if abs(runs["macs"].mean() / price - 1) <= EQUAL_COST}
-        ranked = sorted(there, key=lambda arm: -there[arm]["test_accuracy"].mean())
-        others += [p_value(_points(_pairs(there[one], there[other]))) for one, other in combinations(ranked[1:], 2)]
-        for arm in ranked:
-            points = _points(_pairs(there[arm], there[ranked[0]]))
-            if len(points):
-                of_arm = {"groups": groups, "arm": arm, "best": ranked[0], **_summary(points), "p": p_value(points)}
-                accuracy, macs = 100 * there[arm]["test_accuracy"].mean(), there[arm]["macs"].mean() / 1e6
-                rows.append(of_arm | {"accuracy": accuracy, "mega_macs": macs})
-    done = len(records.runs) == records.planned
-    tested = [row for row in rows if row["arm"] != row["best"]]
-    for row, p in zip(tested, holm([*(row["p"] for row in tested), *others]), strict=False):
-        row["p"] = p
-    return pd.DataFrame([row | {"verdict": _said(row, SECONDARY_SEEDS, others=done)} for row in rows])
-
-
-def _said(row: Mapping[Any, Any], planned: Sequence[int], *, others: bool = True) -> str:
+def said(row: Mapping[Any, Any], planned: Sequence[int], *, others: bool = True) -> str:
     """What a row says by its p: nothing before it, and all others that are corrected with it, have their seeds."""
     if row["seeds"] < len(planned):
         return f"open: {row['seeds']} of {len(planned)} seeds"
@@ -265,10 +186,10 @@ def _said(row: Mapping[Any, Any], planned: Sequence[int], *, others: bool = True
 
 def runs_of(records: Records, arm: str) -> pd.DataFrame:
     """The recorded runs of an arm of `power` at all G of `JUDGED`."""
-    return pd.concat([_runs(records, arm, groups, PRIMARY_SEEDS) for groups in JUDGED])
+    return pd.concat([runs_at(records, arm, groups, PRIMARY_SEEDS) for groups in JUDGED])
 
 
-def _runs(records: Records, arm: str, groups: int, seeds: Sequence[int], plan: Plan = POWER) -> pd.DataFrame:
+def runs_at(records: Records, arm: str, groups: int, seeds: Sequence[int], plan: Plan = POWER) -> pd.DataFrame:
     """The recorded runs of an arm of an experiment, by seed."""
     return _recorded(records, [plan.arms(groups, seed)[arm] for seed in seeds])
 
@@ -279,17 +200,18 @@ def _recorded(records: Records, planned: Sequence[Settings]) -> pd.DataFrame:
     return records.runs[records.runs["run"].isin([replace(settings, data=data).id for settings in planned])]
 
 
-def _pairs(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
+def matched(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
     """Runs of two arms that have the seed and the kind of processor in common."""
     return ours.merge(theirs, on=["seed", "processor"], validate="one_to_one").sort_values("seed")
 
 
-def _points(pairs: pd.DataFrame) -> np.ndarray:
+def gains(pairs: pd.DataFrame) -> np.ndarray:
     """Differences in test accuracy of the pairs, points."""
     return 100 * (pairs["test_accuracy_x"] - pairs["test_accuracy_y"]).to_numpy(dtype=float)
 
 
-def _summary(points: np.ndarray) -> dict[str, Any]:
+def summary(points: np.ndarray) -> dict[str, Any]:
+    """Number of seeds, mean difference and its t interval, of differences by seed (n,)."""
     low, high = interval(points)
     return {"seeds": len(points), "difference": points.mean(), "low": low, "high": high}
 

@@ -9,7 +9,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-from flgc_lib.experiment import arms
+from flgc_lib.experiment import arms, frontier
 from flgc_lib.experiment.analysis import Records, origin_of_copies
 from flgc_lib.experiment.contrasts import bracketed
 from flgc_lib.experiment.grids import JUDGED, SECONDARY_SEEDS
@@ -76,12 +76,12 @@ def _evidence(records: Records, judged: list[dict[Any, Any]]) -> Iterator[str]:
     """A sentence a contrast, then what is retained as groups grow in number, and what is best at one cost."""
     for row in judged:
         yield f"{row['arm']} − {row['baseline']}, {row['where']}: {_points(row)}; {row['verdict']}."
-    if falls := arms.retained(records).to_dict("records"):
+    if falls := frontier.retained(records).to_dict("records"):
         seeds = max(row["seeds"] for row in falls)
         changes = ", ".join(f"{row['arm']} {bracketed(row)}" for row in falls)
         where = f"in points, with {seeds} seeds at most, which judges nothing"
         yield f"From G = 4 to 16 accuracy changes, {where}: {changes}."
-    ranked = arms.equally_cheap(records).to_dict("records")
+    ranked = frontier.equally_cheap(records).to_dict("records")
     for groups, rows in groupby(ranked, key=itemgetter("groups")):
         yield f"At the cost of `grouped` at G = {groups}, {_at_one_cost(list(rows))}"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
-from flgc_lib.experiment import analysis, arms, contrasts
+from flgc_lib.experiment import analysis, arms, contrasts, frontier
 from flgc_lib.experiment.analysis import Records, accuracy_by_groups
 from flgc_lib.experiment.grids import Grid
 from flgc_lib.figures import plots, worked_example
@@ -141,14 +141,14 @@ FIGURES = (
         "07",
         f"{_COSTS}, a bottleneck net with one block in each of two stages",
         plots.draw_frontier,
-        OfGrid("power", arms.costs),
+        OfGrid("power", frontier.costs),
     ),
     Figure(
         "resnet20-frontier",
         "07",
         f"{_COSTS}, ResNet-20",
         plots.draw_frontier,
-        OfGrid("resnet20", partial(arms.costs, plan=arms.RESNET20)),
+        OfGrid("resnet20", partial(frontier.costs, plan=arms.RESNET20)),
     ),
     *_of_experiment("paper", "ResNet-50"),
     *_of_experiment("gpu", "ResNet-50 with a 3×3 stem at full resolution"),

@@ -10,7 +10,7 @@ import pandas as pd
 
 from flgc_lib.bench import report
 from flgc_lib.bench.candidates import BASELINE
-from flgc_lib.experiment import ablation, arms, conclusion, deploy, measurements
+from flgc_lib.experiment import ablation, arms, conclusion, deploy, frontier, measurements
 from flgc_lib.experiment.analysis import Records, accuracy_by, arm_columns, of_grid
 from flgc_lib.experiment.contrasts import answer, bracketed
 from flgc_lib.experiment.grids import PREMISE_SEEDS, WAYS, Grid
@@ -115,7 +115,7 @@ def _planned(records: Records, plan: arms.Plan) -> str:
             "MACs (M)": f"{row['mega_macs']:.2f}",
             "on the frontier": "yes" if row["frontier"] else "",
         }
-        for row in arms.costs(records, plan).to_dict("records")
+        for row in frontier.costs(records, plan).to_dict("records")
     ]
     done = f"{len(records.runs)} of {records.planned} runs are recorded."
     return "\n\n".join([done, *(_markdown(rows) for rows in (first, judged, reached) if rows)])

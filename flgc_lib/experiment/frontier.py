@@ -1,0 +1,91 @@
+"""What the arms of an experiment cost and reach: frontier, what is retained as groups grow in number, best at one cost.
+
+Source: the protocol, data/results/README.md, sections "Power" and "ResNet-20".
+"""
+
+from itertools import combinations
+from typing import Any
+
+import pandas as pd
+
+from flgc_lib.experiment.analysis import Records
+from flgc_lib.experiment.arms import POWER, Plan, gains, matched, runs_at, said, summary
+from flgc_lib.experiment.grids import JUDGED, PRIMARY_SEEDS, SECONDARY_SEEDS, power_arms
+from flgc_lib.experiment.statistics import holm, interval, p_value
+
+EQUAL_COST = 0.05
+"""Arms whose multiply-accumulates differ by no more than this share cost the same; thin dense comes within 3.4 %."""
+
+
+def costs(records: Records, plan: Plan = POWER) -> pd.DataFrame:
+    """What every arm costs and reaches, a row an arm and number of groups, the cheapest first.
+
+    Args:
+        records: of an experiment.
+        plan: of the experiment.
+
+    Returns:
+        Columns arm, method, groups, seeds; accuracy (%, mean), low and high (t interval); mega_macs (millions of
+        multiply-accumulates); and frontier, whether no row that costs the same (`EQUAL_COST`) or less is more accurate.
+    """
+    rows: list[list[Any]] = []
+    for groups in plan.groups:
+        for arm in plan.arms(groups, 0):
+            runs = runs_at(records, arm, groups, plan.seeds, plan)
+            if len(runs) and not (arm == "dense" and any(row[0] == "dense" for row in rows)):  # one net for every G
+                accuracy = 100 * runs["test_accuracy"].to_numpy(dtype=float)
+                low, high = interval(accuracy)
+                macs = runs["macs"].mean() / 1e6
+                method = runs["method"].iloc[0]
+                g = 1 if arm == "dense" else groups
+                rows.append([arm, method, g, len(runs), accuracy.mean(), low, high, macs])
+    table = pd.DataFrame(rows, columns=["arm", "method", "groups", "seeds", "accuracy", "low", "high", "mega_macs"])
+    table = table.sort_values(["mega_macs", "accuracy"], ascending=[True, False], ignore_index=True)
+    reached = [
+        table.loc[table["mega_macs"] <= cost * (1 + EQUAL_COST), "accuracy"].max() for cost in table["mega_macs"]
+    ]
+    return table.assign(frontier=table["accuracy"] == reached)
+
+
+def retained(records: Records) -> pd.DataFrame:
+    """What an arm's accuracy loses from G = 4 to 16, by seeds that have both, a row an arm, the least loss first.
+
+    Returns:
+        Columns arm, seeds; difference (test accuracy at G = 16 − at G = 4, points), low and high (t interval).
+    """
+    rows = []
+    for arm in power_arms(16, 0):
+        runs = [runs_at(records, arm, groups, PRIMARY_SEEDS) for groups in (16, 4)]
+        if arm != "dense" and len(pairs := matched(*runs)):
+            rows.append({"arm": arm, **summary(gains(pairs))})
+    return pd.DataFrame(rows).sort_values("difference", ascending=False, ignore_index=True) if rows else pd.DataFrame()
+
+
+def equally_cheap(records: Records) -> pd.DataFrame:
+    """At each G of `JUDGED` the arms that cost what `grouped` costs there, the highest mean first, beside that one.
+
+    The best of several is so by luck in part: p is corrected (Holm) over all pairs of such arms, at every G.
+
+    Returns:
+        Columns groups, arm, best (the group's first arm), seeds; mega_macs and accuracy (%, mean); difference to the
+        best (points), low and high (t interval), p, 1 for the best itself, and verdict, open until all runs are there.
+    """
+    rows: list[dict[str, Any]] = []
+    others: list[float] = []  # p of the pairs without the best
+    for groups in JUDGED:
+        every = {arm: runs_at(records, arm, groups, SECONDARY_SEEDS) for arm in power_arms(groups, 0)}
+        price = every["grouped"]["macs"].mean()
+        there = {arm: runs for arm, runs in every.items() if abs(runs["macs"].mean() / price - 1) <= EQUAL_COST}
+        ranked = sorted(there, key=lambda arm: -there[arm]["test_accuracy"].mean())
+        others += [p_value(gains(matched(there[one], there[other]))) for one, other in combinations(ranked[1:], 2)]
+        for arm in ranked:
+            points = gains(matched(there[arm], there[ranked[0]]))
+            if len(points):
+                of_arm = {"groups": groups, "arm": arm, "best": ranked[0], **summary(points), "p": p_value(points)}
+                accuracy, macs = 100 * there[arm]["test_accuracy"].mean(), there[arm]["macs"].mean() / 1e6
+                rows.append(of_arm | {"accuracy": accuracy, "mega_macs": macs})
+    done = len(records.runs) == records.planned
+    tested = [row for row in rows if row["arm"] != row["best"]]
+    for row, p in zip(tested, holm([*(row["p"] for row in tested), *others]), strict=False):
+        row["p"] = p
+    return pd.DataFrame([row | {"verdict": said(row, SECONDARY_SEEDS, others=done)} for row in rows])
