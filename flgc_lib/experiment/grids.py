@@ -55,6 +55,8 @@ WAYS = (
 PREMISE_SEEDS = range(101, 104)
 _SCOUTED: Mapping[str, Any] = {"soft_start": 0.5, "scout": 0.25}
 """A quarter of the training for all weights, then groups are chosen, and a quarter for the weights outside to fade."""
+_LEARNED: Mapping[str, Any] = {"soft_start": 0.5, "logit_learning_rate": 0.03}
+"""A soft start with ten times the rate of S and T, in which S leaves its random draw."""
 PRIMARY: tuple[Method, Method] = ("select", "select-random")
 """The arm that was furthest above its control in `premise`, at the cost of `grouped`, and that control."""
 PRIMARY_SEEDS = range(30)
@@ -148,7 +150,7 @@ def premise_arms(seed: int) -> dict[str, Settings]:
     base = replace(_POWER, groups=16, hold_out=5000, seed=seed)
     soft = replace(base, soft_start=0.5)
     scouted = replace(base, **_SCOUTED)
-    learned = replace(soft, logit_learning_rate=0.03)
+    learned = replace(base, **_LEARNED)
     return {
         **{name: replace(scouted, method=method, share=share) for name, (method, share) in _COPYING.items()},
         "flgc-dup": replace(learned, method="flgc-dup"),
@@ -170,7 +172,7 @@ def power() -> list[Settings]:
         runs += [arm for name, arm in power_arms(groups, seed).items() if name not in PRIMARY]
     runs += [arm for seed in range(5) for name, arm in power_arms(4, seed).items() if name != "dense"]
     runs += [power_arms(groups, seed)["cluster"] for seed, groups in product(PRIMARY_SEEDS, JUDGED)]
-    return list({run.id: run for run in runs}.values())  # dense is one net for every G, `cluster` has ten seeds already
+    return _once(runs)  # `cluster` has ten seeds already
 
 
 def power_arms(groups: int, seed: int) -> dict[str, Settings]:
@@ -181,7 +183,7 @@ def power_arms(groups: int, seed: int) -> dict[str, Settings]:
 def resnet20() -> list[Settings]:
     """A net that people know, ResNet-20 at full resolution, a whole seed after the other."""
     runs = [arm for seed, g in product(RESNET20_SEEDS, RESNET20_GROUPS) for arm in resnet20_arms(g, seed).values()]
-    return list({run.id: run for run in runs}.values())
+    return _once(runs)
 
 
 def resnet20_arms(groups: int, seed: int) -> dict[str, Settings]:
@@ -193,7 +195,7 @@ def resnet20_arms(groups: int, seed: int) -> dict[str, Settings]:
 
 def _arms(base: Settings, thin: int) -> dict[str, Settings]:
     scouted = replace(base, **_SCOUTED)
-    learned = replace(base, soft_start=0.5, logit_learning_rate=0.03)
+    learned = replace(base, **_LEARNED)
     hard: tuple[Method, ...] = ("grouped", "shuffle", "equal", "flgc", "flgc-dup")
     return {
         "dense": replace(base, method="dense"),
@@ -227,6 +229,11 @@ def gpu() -> list[Settings]:
         runs += [replace(cell, **_SCOUTED, method=method) for method in PRIMARY]
         plain: tuple[Method, ...] = ("dense", "grouped", "flgc", "flgc-dup")
         runs += [replace(cell, method=method) for method in plain]
+    return _once(runs)
+
+
+def _once(runs: list[Settings]) -> list[Settings]:
+    """Each run where it comes first: dense, for one, is one net for every G."""
     return list({run.id: run for run in runs}.values())
 
 
