@@ -53,8 +53,8 @@ def powered(record, tmp_path):
 
 def test_every_contrast_is_of_arms_that_the_experiment_has_and_counts_are_those_of_the_protocol():
     names = set(power_arms(16, 0))
-    assert {name for contrast in arms.SECONDARY for name in contrast} <= names
-    assert len(arms.SECONDARY) * len(JUDGED) == 26
+    assert {name for contrast in arms.POWER.secondary for name in contrast} <= names
+    assert len(arms.POWER.secondary) * len(JUDGED) == 26
     planned = [s.id for s in grid("power")]
     assert len(planned) == len(set(planned))
     assert not {power_arms(g, s)[a].id for g in JUDGED for s in SECONDARY_SEEDS for a in names} - set(planned)
@@ -155,7 +155,7 @@ def test_runs_on_two_processors_make_no_pair(powered):
 def test_verdicts_wait_for_all_seeds_of_all_contrasts_and_are_corrected(powered):
     far = {seed: 5 + seed % 2 for seed in SECONDARY_SEEDS}
     near = {seed: 9 + (seed % 3 == 0) for seed in SECONDARY_SEEDS}
-    hits = {arm: near for contrast in arms.SECONDARY for arm in contrast} | {"flgc": far}
+    hits = {arm: near for contrast in arms.POWER.secondary for arm in contrast} | {"flgc": far}
     table = arms.differences(powered(hits | {"flgc-dup": dict(list(near.items())[:9])}))
     p = stats.ttest_1samp([near[seed] - far[seed] for seed in SECONDARY_SEEDS], 0).pvalue
     assert table["p"].min() == pytest.approx(26 * p), "those that are missing count"
@@ -250,7 +250,7 @@ def test_a_conclusion_from_nothing_to_compare(powered):
     assert conclusion.claim(powered({"dense": {0: 9}})).startswith("**Claim.** None: no two arms that the question")
 
 
-def test_the_conclusion_of_all_runs(powered):
+def test_the_conclusion_of_all_runs(powered, tmp_path):
     """Made up so that it pays what a group reads, sharing does not, and the rule does harm."""
     names = dict.fromkeys(power_arms(16, 0))
     for groups in (4, *JUDGED):
@@ -275,6 +275,14 @@ def test_the_conclusion_of_all_runs(powered):
     best = r"% over 10 of 10 seeds; not separable, in points: cluster \S+ \[\S+ \S+\]; lower, in points: "
     assert len(re.findall(best, text)) == 2
     assert conclusion.claim(records) == text.split("\n\n")[0]
+    document = tmp_path / "page.md"
+    document.write_text("<!-- differences: power -->\n<!-- /differences -->\n", encoding="utf-8")
+    (first,) = [row for row in filled(document, tmp_path).splitlines() if row.startswith("| select − select-random |")]
+    assert first.endswith("| 30 | < 0.001 | higher |")
+    document.write_text("<!-- table: power -->\n<!-- /table -->\n", encoding="utf-8")
+    rows = filled(document, tmp_path).splitlines()
+    assert first in rows
+    assert sum(row.startswith("| flgc-dup − flgc |") for row in rows) == len(JUDGED)
 
 
 def test_premise_runs_its_ways_and_their_controls_first():

@@ -98,7 +98,7 @@ def test_the_readme_has_the_commands_and_the_numbers_of_the_english_one():
     assert {"make run", "make test"} <= set(commands(ours))
     inline = code(re.sub(r"```.*?```", "", ours, flags=re.DOTALL)) - METHODS.keys() - {"book/ja/"}
     assert all(part in english for part in inline)
-    computed = re.sub(r"<!-- (\w+): small -->.*?<!-- /\1 -->", "", ours, flags=re.DOTALL)  # by `flgc figures`
+    computed = re.sub(r"<!-- (\w+): \w+ -->.*?<!-- /\1 -->", "", ours, flags=re.DOTALL)  # by `flgc figures`
     assert numbers(computed) <= numbers(english) | numbers_in_words(english)
 
 

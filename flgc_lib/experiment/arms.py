@@ -42,6 +42,7 @@ class Plan:
         judged: those over which a primary contrast is averaged.
         seeds: of the primary arms; the others may have the first of them only.
         dense: the accuracy, in %, that its dense net has to reach before anything is judged.
+        secondary: contrasts, arm and baseline, each judged at each G of `judged`, all by one correction.
     """
 
     arms: Callable[[int, int], Mapping[str, Settings]]
@@ -49,13 +50,12 @@ class Plan:
     judged: tuple[int, ...]
     seeds: range
     dense: float = 0
+    secondary: tuple[Contrast, ...] = ()
 
 
-POWER = Plan(power_arms, (16, 8, 4), JUDGED, PRIMARY_SEEDS)
-RESNET20 = Plan(resnet20_arms, RESNET20_GROUPS, RESNET20_GROUPS, RESNET20_SEEDS, dense=88)
 NOT_ABOVE = "not judged: the contrast before it is not above 0"
 _GROUPED = ("grouped", "shuffle", "equal", "equal, soft start", "cluster", "flgc", "flgc-dup")
-SECONDARY: tuple[Contrast, ...] = (
+_SECONDARY: tuple[Contrast, ...] = (
     ("flgc-dup", "flgc"),
     ("flgc-dup, soft start", "flgc-randdup, soft start"),
     ("flgc", "equal"),
@@ -64,7 +64,8 @@ SECONDARY: tuple[Contrast, ...] = (
     ("shuffle", "equal"),
     *(("thin dense", arm) for arm in _GROUPED),
 )
-"""Arm and baseline, by their names in `power_arms`; each is judged at each G of `JUDGED`, all by one correction."""
+POWER = Plan(power_arms, (16, 8, 4), JUDGED, PRIMARY_SEEDS, secondary=_SECONDARY)
+RESNET20 = Plan(resnet20_arms, RESNET20_GROUPS, RESNET20_GROUPS, RESNET20_SEEDS, dense=88)
 
 
 def primary(records: Records, plan: Plan = POWER) -> pd.DataFrame:
@@ -111,8 +112,12 @@ def _dense(records: Records, plan: Plan) -> float:
     return 100 * runs_at(records, "dense", plan.groups[0], plan.seeds, plan)["test_accuracy"].mean()
 
 
-def differences(records: Records) -> pd.DataFrame:
-    """Paired differences of `SECONDARY`, a row for each contrast and G of which runs are recorded.
+def differences(records: Records, plan: Plan = POWER) -> pd.DataFrame:
+    """Paired differences of the secondary contrasts, a row for each contrast and G of which runs are recorded.
+
+    Args:
+        records: of the experiment.
+        plan: of the experiment.
 
     Returns:
         Columns arm, baseline, groups, seeds; difference (test accuracy, points), low and high (t interval), images
@@ -120,9 +125,9 @@ def differences(records: Records) -> pd.DataFrame:
         corrected by Holm over all contrasts at every G, and verdict, open until all of them have all seeds.
     """
     rows: list[dict[str, Any]] = []
-    for groups in JUDGED:
-        for arm, baseline in SECONDARY:
-            pairs = matched(*(runs_at(records, name, groups, SECONDARY_SEEDS) for name in (arm, baseline)))
+    for groups in plan.judged:
+        for arm, baseline in plan.secondary:
+            pairs = matched(*(runs_at(records, name, groups, SECONDARY_SEEDS, plan) for name in (arm, baseline)))
             if pairs.empty:
                 continue
             points = gains(pairs)
@@ -137,7 +142,7 @@ def differences(records: Records) -> pd.DataFrame:
                     "p": p_value(points),
                 }
             )
-    missing = len(SECONDARY) * len(JUDGED) - len(rows)
+    missing = len(plan.secondary) * len(plan.judged) - len(rows)
     corrected = holm([*(row["p"] for row in rows), *[1.0] * missing])
     rows = [row | {"p": p} for row, p in zip(rows, corrected, strict=False)]
     done = not missing and all(row["seeds"] == len(SECONDARY_SEEDS) for row in rows)

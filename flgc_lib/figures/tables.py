@@ -83,16 +83,6 @@ def _premise(records: Records) -> str:
 
 def _planned(records: Records, plan: arms.Plan) -> str:
     """The contrasts of an experiment of few arms with their verdicts, and what every arm costs and reaches."""
-    first = [
-        {
-            "primary contrast": f"{row['arm']} − {row['baseline']}",
-            "points": bracketed(row),
-            "seeds": row["seeds"],
-            "p": f"{row['p']:.3f}",
-            "verdict": row["verdict"],
-        }
-        for row in arms.primary(records, plan).to_dict("records")
-    ]
     judged = [
         {
             "contrast": f"{row['arm']} − {row['baseline']}",
@@ -100,10 +90,10 @@ def _planned(records: Records, plan: arms.Plan) -> str:
             "points": bracketed(row),
             "test images alone": f"± {row['images']:.2f}",
             "test loss (nats)": f"{row['loss']:+.3f}",
-            "p (Holm)": f"{row['p']:.3f}",
+            "p (Holm)": _p(row["p"]),
             "verdict": row["verdict"],
         }
-        for row in (arms.differences(records).to_dict("records") if plan is arms.POWER else ())
+        for row in arms.differences(records, plan).to_dict("records")
     ]
     reached = [
         {
@@ -118,7 +108,27 @@ def _planned(records: Records, plan: arms.Plan) -> str:
         for row in frontier.costs(records, plan).to_dict("records")
     ]
     done = f"{len(records.runs)} of {records.planned} runs are recorded."
-    return "\n\n".join([done, *(_markdown(rows) for rows in (first, judged, reached) if rows)])
+    tables = [_primary(records, plan), *(_markdown(rows) for rows in (judged, reached) if rows)]
+    return "\n\n".join([done, *filter(None, tables)])
+
+
+def _primary(records: Records, plan: arms.Plan = arms.POWER) -> str:
+    """The contrasts that an experiment of few arms is for, with their verdicts."""
+    rows = [
+        {
+            "primary contrast": f"{row['arm']} − {row['baseline']}",
+            "points": bracketed(row),
+            "seeds": row["seeds"],
+            "p": _p(row["p"]),
+            "verdict": row["verdict"],
+        }
+        for row in arms.primary(records, plan).to_dict("records")
+    ]
+    return _markdown(rows) if rows else ""
+
+
+def _p(p: float) -> str:
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
 def _accuracy(records: Records) -> str:
@@ -275,5 +285,6 @@ _JUDGED: Mapping[tuple[str, str], Callable[[Records], str]] = {
     ("table", "resnet20"): partial(_planned, plan=arms.RESNET20),
     ("answer", "power"): conclusion.answer,
     ("claim", "power"): conclusion.claim,
+    ("differences", "power"): _primary,
 }
 """The same for the experiments that are judged by rules of their own."""
