@@ -1,4 +1,4 @@
-"""What copies are worth: the network without them, and without as many other connections."""
+"""What copies are worth: the network without them, and without as many random connections."""
 
 import pytest
 import torch
@@ -70,15 +70,21 @@ def test_copies_of_a_selection_are_all_but_the_strongest(tiny):
         assert (layer.input_logits[kept] == strongest[inputs.any(dim=1)]).all()
 
 
-def test_as_many_memberships_are_drawn_and_all_of_them_are_there(tiny):
-    layer = next(iter(learned_layers(tiny(groups=2).network(10)).values()))
-    lost = ablation._drawn(layer, 3, torch.Generator().manual_seed(0))
-    assert lost.sum() == 3
-    assert not (lost & ~layer.input_membership()).any()
-    connections = ablation._connections(layer, lost)
-    filters = layer.filter_membership()
-    for c, g in lost.nonzero().tolist():
-        assert connections[filters[:, g], c].all()
+@pytest.mark.parametrize("method", ["select", "flgc-dup"])
+def test_as_many_connections_are_drawn_from_all_that_are_there(tiny, method):
+    changes = {"select": {"soft_start": 0.5, "scout": 0.25, "share": 1.5}, "flgc-dup": {"top_k": 3, "groups": 4}}
+    most = []
+    for name, layer in learned_layers(tiny(method=method, width=0.25, **changes[method]).network(10)).items():
+        inputs, copied = layer.input_membership(), ablation.copies(layer)
+        lost = ablation._as_many(layer, copied, torch.Generator().manual_seed(0))
+        assert not (lost & ~inputs).any()
+        there, read = (int(ablation._connections(layer, which).sum()) for which in (copied, lost))
+        assert abs(read - there) <= (0 if method == "select" else layer.filter_membership().sum(dim=0).max() / 2), name
+        most.append(there)
+        filters, connections = layer.filter_membership(), ablation._connections(layer, lost)
+        for c, g in lost.nonzero().tolist():
+            assert connections[filters[:, g], c].all()
+    assert max(most) > 0
 
 
 def test_a_network_without_copies_is_refused(trained, tmp_path):

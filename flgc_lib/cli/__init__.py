@@ -15,7 +15,10 @@ COMMANDS = {
     "sweep": ("experiment", "Run an experiment: whatever its grid has and the records lack."),
     "figures": ("records", "Draw every figure, and fill in every table, from the records."),
     "explore": ("records", "Write a page that opens alone, to play with a run's groups."),
-    "ablate": ("records", "Test a trained network without its copies, and without as many other connections."),
+    "ablate": (
+        "records",
+        "Test a trained network without its copies, and without as many random connections.",
+    ),
     "freeze": ("inference", "Turn a trained network into a small, fast one for inference."),
     "export": ("inference", "Write a trained network for another inference engine, in fp32, bf16 or int8."),
     "bench": ("inference", "Measure dense, grouped, masked and frozen networks side by side on this machine."),

@@ -69,7 +69,7 @@ def explore(run: str, *, output: Path = Path("explorer.html"), results: Path = R
 
 
 def ablate(checkpoint: Path, *, root: Path = ROOT, results: Path = RESULTS) -> None:
-    """Test a trained network without its copies, and without as many connections drawn at random.
+    """Test a trained network without its copies, and without as many random connections.
 
     Args:
         checkpoint: last.ckpt of a run whose method copies channels, in data/runs/<run>/.
@@ -81,5 +81,5 @@ def ablate(checkpoint: Path, *, root: Path = ROOT, results: Path = RESULTS) -> N
     row = ablate_checkpoint(checkpoint, root=root, results=results)
     print(
         f"{row['run']}: accuracy {row['accuracy']:.2%}; {row['without_copies']:.2%} without its {row['copies']} "
-        f"copies, {row['without_random']:.2%} without as many other connections"
+        f"copies, {row['without_random']:.2%} without as many random connections"
     )

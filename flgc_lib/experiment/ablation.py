@@ -1,4 +1,4 @@
-"""What a trained network's copies are worth: its accuracy without them, and without as many other connections.
+"""What a trained network's copies are worth: its accuracy without them, and without as many random connections.
 
 `ablation.csv` in the folder of the records has a row for every network that was tested so.
 """
@@ -29,11 +29,12 @@ BATCHES = 20
 
 
 def ablate_checkpoint(checkpoint: Path, *, root: Path = ROOT, results: Path = RESULTS) -> dict[str, object]:
-    """Tests a run's network as it is, without its copies, and without as many memberships drawn at random.
+    """Tests a run's network as it is, without its copies, and without as many connections drawn at random.
 
-    A membership is a channel in a group; without it, the group's filters do not read the channel. A layer loses as many
-    at random as it has copies. The images are those that the run was tested on. All three times the norms' statistics
-    are first taken anew, from training images: with those of another network, any loss leaves little but chance.
+    A connection is a channel that a filter reads. Groups are what is drawn, from all that a channel is in, copies too,
+    until a layer has lost as many connections as with its copies: exactly as many where groups have one size, else
+    as near as they come. The images are those that the run was tested on. All three times the norms' statistics are
+    first taken anew, from training images: with those of another network, any loss leaves little but chance.
 
     Args:
         checkpoint: `last.ckpt` of a run.
@@ -56,8 +57,7 @@ def ablate_checkpoint(checkpoint: Path, *, root: Path = ROOT, results: Path = RE
         raise ValueError(f"{checkpoint}: no channel of {settings.id} is copied, so there is nothing to remove")
     dataset = settings.part_of(load(settings.data, root))
     generator = torch.Generator().manual_seed(settings.seed)
-    random = [[_drawn(layer, int(c.sum()), generator) for layer, c in zip(layers, copied, strict=True)]
-             for _ in range(DRAWS)]  # fmt: skip
+    random = [[_as_many(layer, c, generator) for layer, c in zip(layers, copied, strict=True)] for _ in range(DRAWS)]
     weights = [layer.weight.detach().clone() for layer in layers]
     size = min(TEST_BATCH, len(dataset.train_images))
     batches = Batches(dataset.train_images, dataset.train_labels, size, shuffle_seed=settings.seed)
@@ -97,13 +97,15 @@ def copies(layer: FLGConv2d) -> Tensor:
 
 
 @torch.no_grad()
-def _drawn(layer: FLGConv2d, number: int, generator: torch.Generator) -> Tensor:
-    """So many memberships of a layer, drawn from all that it has, BoolTensor (C, G)."""
-    inputs = layer.input_membership()
+def _as_many(layer: FLGConv2d, copied: Tensor, generator: torch.Generator) -> Tensor:
+    """Memberships drawn from all of a layer, BoolTensor (C, G), with as many connections as the copies."""
+    inputs, filters = layer.input_membership(), layer.filter_membership().sum(dim=0)  # (C, G), (G,)
     there = inputs.nonzero()
+    there = there[torch.randperm(len(there), generator=generator)]
+    connections = torch.cat([filters.new_zeros(1), filters[there[:, 1]].cumsum(dim=0)])  # of the first 0, 1, … of them
+    number = int((connections - (copied.sum(dim=0) * filters).sum()).abs().argmin())
     lost = torch.zeros_like(inputs)
-    rows, columns = there[torch.randperm(len(there), generator=generator)[:number]].T
-    lost[rows, columns] = True
+    lost[tuple(there[:number].T)] = True
     return lost
 
 

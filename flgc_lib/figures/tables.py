@@ -249,7 +249,7 @@ def _of_ablation(results: Path) -> str:
                 "copies": f"{runs['copies'].mean():.0f}",
                 "accuracy (%)": f"{100 * runs['accuracy'].mean():.2f}",
                 "lost without copies (points)": f"{lost[0].mean():.2f}",
-                "without as many others": f"{lost[1].mean():.2f}",
+                "without as many connections": f"{lost[1].mean():.2f}",
                 "difference": bracketed({"difference": difference, "low": low, "high": high, "seeds": len(runs)}),
             }
         )
