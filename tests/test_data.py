@@ -16,8 +16,6 @@ import pandas as pd
 import pytest
 import requests
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional as F
 from torchvision.datasets import CIFAR10
@@ -301,30 +299,11 @@ def crop(padded: torch.Tensor, top: int, left: int, flip: bool) -> torch.Tensor:
     return part.flip(-1) if flip else part
 
 
-@given(st.integers(1, 4), st.integers(1, 5), st.integers(0, 20), st.booleans())
-@settings(max_examples=25, deadline=None)
-def test_ranks_together_see_the_batches_of_one_process(world: int, share: int, more: int, train: bool) -> None:
-    images, labels = numbered(world * share + more)
-    arguments = dict(augment=train, shuffle_seed=3 if train else None)
-    alone = Batches(images, labels, world * share, **arguments)
-    ranks = [Batches(images, labels, world * share, rank=r, world_size=world, **arguments) for r in range(world)]
-    assert {len(rank) for rank in ranks} == {len(alone)}
-    for whole, *parts in zip(alone, *ranks, strict=True):
-        for position in (0, 1):
-            merged = torch.empty_like(whole[position])
-            for rank, part in enumerate(parts):
-                merged[rank::world] = part[position]
-            assert torch.equal(merged, whole[position])
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         (dict(batch_size=0), "batch_size=0 must be at least 1"),
         (dict(batch_size=9, shuffle_seed=0), "batch_size=9 must be .* at most the 8 images"),
-        (dict(batch_size=4, rank=2, world_size=2), "rank must be .* less than world_size"),
-        (dict(batch_size=4, rank=-1, world_size=2), "rank must be at least 0"),
-        (dict(batch_size=5, world_size=2), "batch_size a multiple of world_size"),
         (dict(batch_size=4, augment=True), "give shuffle_seed, or augment=False"),
     ],
 )

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -276,11 +275,9 @@ def test_with_a_progress_bar_it_is_the_same_run_and_a_line_an_epoch(tiny, traine
 # What a step sees
 
 
-def _loader_of(module, *, epoch=0, rank=0, world_size=1, test=False):
+def _loader_of(module, *, epoch=0, test=False):
     module = Classifier(module.settings, module.dataset)
-    place = SimpleNamespace(current_epoch=epoch, global_rank=rank, world_size=world_size)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Classifier, "trainer", place)
         patch.setattr(Classifier, "current_epoch", epoch)
         return module.val_dataloader() if test else module.train_dataloader()
 
@@ -294,18 +291,6 @@ def test_batches_depend_on_seed_and_epoch_alone(tiny, images):
     assert len(first[0]) == 16
     assert _loader_of(dup).augment
     assert not _loader_of(dup, test=True).augment
-
-
-def test_several_devices_share_the_batch_of_one(tiny, images):
-    """Settings.batch counts the images of a step over all devices."""
-    module = Classifier(tiny(), images)
-    for test in (False, True):
-        whole = list(_loader_of(module, test=test))
-        parts = [list(_loader_of(module, rank=rank, world_size=2, test=test)) for rank in (0, 1)]
-        for (x, y), (x0, y0), (x1, y1) in zip(whole, *parts, strict=True):
-            assert torch.equal(torch.stack([x0, x1], dim=1).flatten(0, 1), x)
-            assert torch.equal(torch.stack([y0, y1], dim=1).flatten(), y)
-    assert len(list(_loader_of(module, world_size=3, test=True))) == 1  # 500 is no multiple of 3
 
 
 def test_held_out_images_take_the_place_of_the_test_images(tiny, images, tmp_path):

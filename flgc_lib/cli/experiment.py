@@ -37,7 +37,6 @@ def train(
     results: Path = RESULTS,
     root: Path = ROOT,
     device: Device = "auto",
-    devices: int = 1,
     threads: int | None = None,
 ) -> None:
     """Train one network and add it to the records; started again after an interruption, it resumes.
@@ -49,7 +48,6 @@ def train(
         results: folder of the records.
         root: folder of datasets and checkpoints.
         device: auto takes an accelerator if there is one.
-        devices: how many of them; they share each batch.
         threads: of PyTorch on the processor; all cores by default.
     """
     from flgc_lib.experiment import runs
@@ -60,14 +58,13 @@ def train(
             results=results,
             root=root,
             device=device,
-            devices=devices,
             threads=threads,
             progress=True,
         )
         print(f"{row['run']}: test accuracy {row['test_accuracy']:.2%}, {row['macs'] / 1e6:.1f} MMAC")
         return
     given = [f.name for f in fields(settings) if getattr(settings, f.name) != f.default]
-    given += [name for name, changed in (("devices", devices != 1), ("threads", threads is not None)) if changed]
+    given += ["threads"] * (threads is not None)
     if given:
         raise ValueError(
             f"--run {run} has its recorded settings, so {', '.join(given)} cannot be given with it: leave that out"

@@ -148,17 +148,12 @@ class Batches:
     every pass over the same object, and over another one of the same seed, gives the same batches bit for bit.
     For the next epoch, make another object with another seed.
 
-    With several processes each takes every `world_size`-th image of a batch: together they see exactly the
-    batches that one process would see. (In the last batch of an evaluation a rank may get none.)
-
     Args:
         images: uint8 (n, 3, H, W), on the device on which the batches are wanted.
         labels: int64 (n,).
-        batch_size: images in a batch, of all processes together.
+        batch_size: images in a batch.
         augment: random crops after padding by `PADDING`, and flips, drawn for each image.
         shuffle_seed: None for images in order.
-        rank: of this process, from 0.
-        world_size: number of processes.
 
     Raises:
         ValueError: if the settings contradict each other.
@@ -172,22 +167,15 @@ class Batches:
         *,
         augment: bool = False,
         shuffle_seed: int | None = None,
-        rank: int = 0,
-        world_size: int = 1,
     ) -> None:
         if len(images) != len(labels):
             raise ValueError(f"There are {len(images)} images, but {len(labels)} labels: give one label an image.")
         if batch_size < 1 or (shuffle_seed is not None and batch_size > len(images)):
             raise ValueError(f"batch_size={batch_size} must be at least 1 and at most the {len(images)} images.")
-        if not 0 <= rank < world_size or batch_size % world_size:
-            raise ValueError(
-                f"rank={rank}, world_size={world_size}, batch_size={batch_size}: "
-                "rank must be at least 0 and less than world_size, and batch_size a multiple of world_size."
-            )
         if augment and shuffle_seed is None:
             raise ValueError("augment=True draws at random: give shuffle_seed, or augment=False for evaluation.")
         self.images, self.labels, self.batch_size = images, labels, batch_size
-        self.augment, self.shuffle_seed, self.rank, self.world_size = augment, shuffle_seed, rank, world_size
+        self.augment, self.shuffle_seed = augment, shuffle_seed
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self.images), self.batch_size)
@@ -202,11 +190,8 @@ class Batches:
             if self.augment:
                 augmentation = v2.Compose([EachRandomCrop(PADDING, generator), EachRandomFlip(generator)])
         for batch in order.split(self.batch_size)[: len(self)]:
-            # The whole batch is augmented, then divided, so that no random number depends on world_size.
-            mine = slice(self.rank, None, self.world_size)
-            images = augmentation(self.images[batch])[mine]
-            images = functional.to_dtype(images, torch.float32, scale=True)
-            yield functional.normalize(images, list(MEAN), list(STD), inplace=True), self.labels[batch[mine]]
+            images = functional.to_dtype(augmentation(self.images[batch]), torch.float32, scale=True)
+            yield functional.normalize(images, list(MEAN), list(STD), inplace=True), self.labels[batch]
 
 
 class EachRandomCrop(v2.Transform):

@@ -4,7 +4,6 @@ Source: Motohashi and Yamauchi, section 4; the protocol stands in data/results/R
 """
 
 import copy
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,7 +40,6 @@ def run(
     results: Path = RESULTS,
     root: Path = ROOT,
     device: Device = "auto",
-    devices: int = 1,
     threads: int | None = None,
     progress: bool = False,
 ) -> dict[Any, Any]:
@@ -52,7 +50,6 @@ def run(
         results: folder of the records.
         root: folder of the datasets (`cache/`) and of checkpoints (`runs/<settings.trained.id>/`).
         device: where to train.
-        devices: how many of them.
         threads: of PyTorch on the processor; the numbers of a run depend on it in the last digits.
         progress: whether to show a progress bar.
 
@@ -63,7 +60,7 @@ def run(
         ValueError: if the device is not there, or the records are damaged; before the training, not after it.
         OSError: if the records cannot be written, likewise.
     """
-    check_place(device, devices, threads)
+    check_place(device, threads)
     check_writable(results)
     dataset = load(settings.data, root)
     check_fits(settings.trained, dataset)
@@ -75,11 +72,10 @@ def run(
             print(f"{settings.id}: already in {results / 'runs.csv'}", flush=True)
             return done[done["run"] == settings.id].iloc[0].to_dict()
         code = code_version()  # of what is being run, whatever is committed meanwhile
-        module = fit(settings, dataset, folder, device=device, devices=devices, progress=progress)
+        module = fit(settings, dataset, folder, device=device, progress=progress)
         row = _row(module, settings, dataset.fingerprint, code)
-        if module.trainer.is_global_zero:
-            write_record(results, row, module.history, stored(module.assignments, module.correct))
-            print(f"{settings.id}: recorded in {results}; checkpoint {folder / 'last.ckpt'}", flush=True)
+        write_record(results, row, module.history, stored(module.assignments, module.correct))
+        print(f"{settings.id}: recorded in {results}; checkpoint {folder / 'last.ckpt'}", flush=True)
     return row
 
 
@@ -121,13 +117,7 @@ def rerun(
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Holds a run for this process: a second sweep, or a worker that outlived a killed one, may be at it.
-
-    Of several devices, the first one's process holds the lock for all: Lightning starts the others from inside `fit`.
-    """
-    if os.environ.get("LOCAL_RANK", "0") != "0":
-        yield
-        return
+    """Holds a run for this process: a second sweep, or a worker that outlived a killed one, may be at it."""
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)

@@ -75,7 +75,7 @@ class Settings:
     epochs: int = 10
     """Passes over the training images."""
     batch: int = 128
-    """Images a step, over all devices together."""
+    """Images a step."""
     learning_rate: float = 0.1
     """Peak of the one-cycle schedule of SGD for the weights."""
     momentum: float = 0.9
@@ -191,19 +191,17 @@ class Settings:
             )
 
 
-def check_place(device: Device, devices: int = 1, threads: int | None = None, workers: int = 1) -> None:
-    """Refuses a device, or a number of them, of threads or of workers, that this computer does not have.
+def check_place(device: Device, threads: int | None = None, workers: int = 1) -> None:
+    """Refuses a device, or a number of threads or of workers, that this computer does not have.
 
     Raises:
         ValueError: saying what there is.
     """
     cores = os.cpu_count() or 1
-    there = {"auto": cores, "cpu": cores, "cuda": torch.cuda.device_count(), "mps": int(torch.mps.is_available())}
+    there = {"auto": True, "cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.mps.is_available()}
     check_choice("device", device, Device)
     if not there[device]:
-        raise ValueError(f"device={device!r} is not there: give {', '.join(d for d, n in there.items() if n)}")
-    if not 1 <= devices <= there[device]:
-        raise ValueError(f"devices={devices} must be from 1 to {there[device]}, which is what there is of {device!r}")
+        raise ValueError(f"device={device!r} is not there: give {', '.join(name for name in there if there[name])}")
     for name, number in (("threads", 1 if threads is None else threads), ("workers", workers)):
         if not 1 <= number <= MOST_AT_ONCE:
             raise ValueError(f"{name}={number} must be from 1 to {MOST_AT_ONCE}; there are {cores} cores")

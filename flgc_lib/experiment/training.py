@@ -79,19 +79,11 @@ class Classifier(lightning.LightningModule):
             self.settings.batch,
             augment=True,
             shuffle_seed=self.settings.seed * 1_000_003 + self.current_epoch,
-            rank=self.trainer.global_rank,
-            world_size=self.trainer.world_size,
         )
 
     def val_dataloader(self) -> Batches:
         """The test images (or the held-out ones), in order."""
-        return Batches(
-            self.dataset.test_images,
-            self.dataset.test_labels,
-            EVALUATION_BATCH * self.trainer.world_size,
-            rank=self.trainer.global_rank,
-            world_size=self.trainer.world_size,
-        )
+        return Batches(self.dataset.test_images, self.dataset.test_labels, EVALUATION_BATCH)
 
     def on_train_epoch_start(self) -> None:
         """Starts the sums of the epoch."""
@@ -130,21 +122,20 @@ class Classifier(lightning.LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Starts the sum and the list of hits of the test."""
         self._test_loss = torch.zeros((), dtype=torch.float64, device=self.device)
-        self._hits = torch.zeros(len(self.dataset.test_labels), dtype=torch.int32, device=self.device)
+        self._hits = torch.zeros(len(self.dataset.test_labels), dtype=torch.bool, device=self.device)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Adds up the loss and notes the hits, each device those of its own images."""
+        """Adds up the loss and notes the hits."""
         images, labels = batch
         logits = self(images)
         self._test_loss += F.cross_entropy(logits.float(), labels, reduction="sum")
-        rank, devices = self.trainer.global_rank, self.trainer.world_size
-        of_batch = self._hits[batch_idx * EVALUATION_BATCH * devices :][: EVALUATION_BATCH * devices]
-        of_batch[rank::devices] = (logits.argmax(dim=1) == labels).int()
+        first = batch_idx * EVALUATION_BATCH
+        self._hits[first : first + len(labels)] = logits.argmax(dim=1) == labels
 
     def on_train_epoch_end(self) -> None:
         """Measures: runs after this epoch's test and before its checkpoint is written."""
         epoch = self.current_epoch + 1
-        loss, images = self.trainer.strategy.reduce(self.train_total, reduce_op="sum").tolist()
+        loss, images = self.train_total.tolist()
         losses = {"train_loss": loss / images, **self._test_statistics()}
         if not math.isfinite(losses["train_loss"]) or not math.isfinite(losses["test_loss"]):
             raise ValueError(
@@ -191,10 +182,9 @@ class Classifier(lightning.LightningModule):
 
     def _test_statistics(self) -> dict[str, float]:
         """Mean loss and accuracy of the last test; keeps which images are right."""
-        loss, hits = (self.trainer.strategy.reduce(t, reduce_op="sum") for t in (self._test_loss, self._hits))
-        self.correct = hits.bool().cpu()
+        self.correct = self._hits.cpu()
         images = len(self.correct)
-        return {"test_loss": float(loss) / images, "test_accuracy": int(self.correct.sum()) / images}
+        return {"test_loss": float(self._test_loss) / images, "test_accuracy": int(self.correct.sum()) / images}
 
 
 def _as_list(one_or_more: Any) -> list[Any]:  # noqa: ANN401 - Lightning hands out one optimiser bare, two as a list
@@ -208,10 +198,7 @@ class _WholeCheckpoint(Checkpoint):
         self.path = path
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if trainer.is_global_zero:
-            write_whole(self.path, trainer.save_checkpoint)
-        else:  # takes part in collecting what there is to write, and writes nothing
-            trainer.save_checkpoint(self.path)
+        write_whole(self.path, trainer.save_checkpoint)
 
 
 @contextmanager
@@ -246,7 +233,6 @@ def fit(
     folder: Path,
     *,
     device: Device = "auto",
-    devices: int = 1,
     progress: bool = True,
 ) -> Classifier:
     """Trains a run to its end, from its last checkpoint if `folder` holds one, and makes post-hoc copies.
@@ -256,7 +242,6 @@ def fit(
         dataset: what on.
         folder: of this training alone (`settings.trained`), for `last.ckpt`.
         device: "auto" takes an accelerator if there is one.
-        devices: how many; more than one share each batch.
         progress: whether to show Lightning's progress bar.
 
     Returns:
@@ -278,7 +263,7 @@ def fit(
         trainer = lightning.Trainer(
             max_epochs=settings.epochs,
             accelerator=device,
-            devices=devices,
+            devices=1,
             precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
             logger=False,
             callbacks=[_WholeCheckpoint(checkpoint), *([LossBar()] if progress else [])],
@@ -286,7 +271,6 @@ def fit(
             enable_model_summary=False,
             num_sanity_val_steps=0,
             reload_dataloaders_every_n_epochs=1,  # each epoch's batches are made for it
-            use_distributed_sampler=False,  # Batches splits them itself
             deterministic="warn",
         )
         trainer.fit(module, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)
