@@ -44,7 +44,7 @@ TARGETS = {
         "a small sweep on embedded data: the shape of the experiment in a few minutes",
         (
             f"flgc sweep --grid quick {QUICK} --root data/quick --workers 2 --threads 1",
-            f"flgc figures {QUICK} --folder data/quick/figures",
+            f"flgc figures {QUICK} --folder data/quick/figures --documents",
         ),
     ),
     "book": Target(

@@ -94,8 +94,8 @@ class RandomBudgetConv2d(BudgetConv2d):
 class SelectedConv2d(ClusteredConv2d):
     """Each group takes the channels that matter most to its filters, whoever else has them: a cost known beforehand.
 
-    So an important channel is in several groups, and one that nobody needs in none. With `share` 1 a copy is paid for
-    by what is dropped, and the cost is that of fixed groups.
+    So an important channel is in several groups, and one that no group ranks so high in none. With `share` 1 a copy is
+    paid for by what is dropped, and the cost is that of fixed groups.
 
     Attributes:
         input_logits: S, here the importance of channel c for the filters of group g when last regrouped.

@@ -37,6 +37,15 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         ) from error
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes a text as `write_whole`, in UTF-8 and with the same line ends on every system."""
+
+    def write(part: Path) -> None:
+        part.write_text(text, encoding="utf-8", newline="\n")
+
+    write_whole(path, write)
+
+
 def check_folder(folder: Path) -> None:
     """Refuses, before a long work rather than after it, a folder that its results could not be written to.
 

@@ -184,7 +184,11 @@ def test_costs_of_the_arms(powered):
 def test_on_the_frontier_is_what_nothing_of_its_price_or_below_beats(powered):
     hits = {"thin dense": 8, "shuffle": 9, "equal": 10, "flgc": 9, "dense": 12}
     macs = {"thin dense": 1_000_000, "shuffle": 1_040_000, "equal": 2_000_000, "flgc": 2_300_000, "dense": 4_000_000}
-    table = frontier.costs(powered({arm: {0: h} for arm, h in hits.items()}, macs=macs))
+    plan = replace(arms.POWER, groups=(16,), arms=lambda g, seed: {arm: power_arms(g, seed)[arm] for arm in macs})
+    last = {"dense": {0: hits.pop("dense")}}
+    table = frontier.costs(powered({arm: {0: h} for arm, h in hits.items()}, macs=macs), plan)
+    assert not table["frontier"].any(), "open, as long as an arm has no run"
+    table = frontier.costs(powered(last, macs=macs), plan)
     assert table["arm"].tolist() == list(macs), "the cheapest first"
     assert table["frontier"].tolist() == [False, True, True, False, True]  # 4 % of the price are no price
 
@@ -242,8 +246,16 @@ def test_the_conclusion_waits_for_seeds_and_says_so(powered):
     text = conclusion.answer(powered({"select": {0: 10}, "select-random": {0: 9}, "grouped": {0: 4}}))
     assert "Over G = 16 and 8, nothing is said of accuracy with groups that read, and share, the channels" in text
     assert "(open: 1 of 30 seeds)" in text
-    assert "- select − select-random, over G = 16 and 8: +9.38 points with 1 seed; open: 1 of 30 seeds." in text
+    assert "would refute it.** What is open claims nothing yet." in text
+    assert "- select − select-random, over G = 16 and 8: +9.38 points with 1 seed for +0.0 % multiply" in text
     assert "select has the highest mean, 62.50 % over 1 of 10 seeds, so far; which arms are lower is open until" in text
+
+
+def test_without_records_there_are_tables_without_rows(tmp_path):
+    records = of_grid("power", tmp_path)
+    for table in (arms.primary, arms.differences, arms.ways, frontier.costs, frontier.retained, frontier.equally_cheap):
+        assert table(records).empty
+    assert conclusion.claim(records).startswith("**Claim.** None: no two arms that the question")
 
 
 def test_a_conclusion_from_nothing_to_compare(powered):
@@ -270,15 +282,18 @@ def test_the_conclusion_of_all_runs(powered, tmp_path):
         "no difference is shown between accuracy with groups that read, and share, the channels which training" in text
     )
     assert "At G = 8, accuracy with the paper's rule (`flgc-dup`) is lower than with learned groups without it" in text
-    assert " points with 30 seeds; not separable." in text
+    assert " points with 30 seeds for +0.0 % multiply-accumulates; not separable." in text
+    assert "reaches 0. Of one that is not: an interval, from more seeds, that leaves out 0. Whether the" in text
     assert "From G = 4 to 16 accuracy changes, in points, with 5 seeds at most, which judges nothing: " in text
-    best = r"% over 10 of 10 seeds; not separable, in points: cluster \S+ \[\S+ \S+\]; lower, in points: "
+    best = (
+        r"corrected for all pairs of such arms; not separable, in points: cluster \S+ \[\S+ \S+\]; lower, in points: "
+    )
     assert len(re.findall(best, text)) == 2
     assert conclusion.claim(records) == text.split("\n\n")[0]
     document = tmp_path / "page.md"
     document.write_text("<!-- differences: power -->\n<!-- /differences -->\n", encoding="utf-8")
     (first,) = [row for row in filled(document, tmp_path).splitlines() if row.startswith("| select − select-random |")]
-    assert first.endswith("| 30 | < 0.001 | higher |")
+    assert first.endswith("| 30 | +0.0 | < 0.001 | higher |")
     document.write_text("<!-- table: power -->\n<!-- /table -->\n", encoding="utf-8")
     rows = filled(document, tmp_path).splitlines()
     assert first in rows
@@ -329,6 +344,7 @@ def test_ways_beside_their_controls(tried):
     assert table["arm"].tolist() == ["budget 1.5", "select 1"]  # the best first
     row = table.iloc[0].to_dict()
     assert (row["baseline"], row["seeds"], row["copies"], row["new"]) == ("budget-random 1.5", 3, 2, 50)
+    assert (row["new_control"], row["correlation_control"], row["macs"]) == (50, pytest.approx(-1), 0)
     assert [row["difference"], row["low"], row["high"]] == pytest.approx([100 * 3 / 16] * 3)
     assert row["correlation"] == pytest.approx(-1)
     assert row["mega_macs"] == 2

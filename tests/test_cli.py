@@ -6,11 +6,14 @@ import signal
 import subprocess
 import sys
 from importlib import import_module
+from typing import get_args
 
+import numpy as np
 import pytest
 
 from flgc_lib import cli
-from flgc_lib.experiment.grids import grid
+from flgc_lib.experiment.assignments import CORRECT
+from flgc_lib.experiment.grids import Grid, grid
 from flgc_lib.experiment.records import read_runs, write_record
 
 TINY = "--depths 1 --width 0.0625 --groups 2 --epochs 2 --batch 16 --precision fp32 --device cpu --threads 1"
@@ -216,12 +219,21 @@ def test_a_sweep_on_the_chosen_data_says_how_many_runs_failed(flgc, tmp_path, mo
     assert flgc("sweep --grid quick")[0] == 0
 
 
+def test_the_help_of_sweep_says_what_every_grid_is(flgc):
+    _, out, _ = flgc("sweep --help")
+    said = out.partition("--grid")[2].partition("--data")[0]
+    assert all(f"{name} (" in " ".join(said.replace("│", " ").split()) for name in get_args(Grid))
+
+
 def test_figures_are_drawn_then_checked(flgc, record, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for settings in grid("quick"):
         row, epochs = record(settings)
-        write_record(tmp_path / "data" / "results", row, epochs, {})
+        write_record(tmp_path / "data" / "results", row, epochs, {CORRECT: np.zeros(2, dtype=np.uint8)})
     document = tmp_path / "README.md"
+    code, _, err = flgc("figures --results data/result")
+    assert (code, err.startswith("flgc: there are no records in data/result, so there is nothing to draw")) == (2, True)
+    assert not (tmp_path / "figures").exists()
     document.write_text("<!-- table: quick -->\n<!-- /table -->\n", encoding="utf-8")
     assert flgc("figures --check")[0] == 1
     assert document.read_text(encoding="utf-8") == "<!-- table: quick -->\n<!-- /table -->\n"

@@ -5,6 +5,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure as Canvas
 from flgc_lib.cli.records import DOCUMENTS
 from flgc_lib.experiment import analysis
 from flgc_lib.experiment.analysis import accuracy_by_groups, copies_by_layer, group_sizes, of_grid
+from flgc_lib.experiment.assignments import CORRECT
 from flgc_lib.experiment.records import read_runs, stored, write_record
 from flgc_lib.experiment.training import Classifier, Settings
 from flgc_lib.figures import draw, worked_example
@@ -55,7 +57,7 @@ def grid(name, data=None):
 
 def write(record, results, settings, **measured):
     row, epochs = record(settings, **measured)
-    write_record(results, row, epochs, {})
+    write_record(results, row, epochs, {CORRECT: np.zeros(2, dtype=np.uint8)})
 
 
 @pytest.fixture(scope="module")
@@ -318,6 +320,13 @@ def test_a_figure_that_is_none_any_more_is_taken_away_and_nothing_else(results, 
     assert check(results, drawn) == []
 
 
+def test_figures_of_other_records_stay(results, drawn, tmp_path):
+    (tmp_path / "empty").mkdir()
+    before = {path.name for path in drawn.iterdir()}
+    regenerate(tmp_path / "empty", drawn)
+    assert {path.name for path in drawn.iterdir()} == before
+
+
 def test_a_notebook_draws_a_figure_from_the_records_as_they_are(results, tmp_path, capsys):
     draw.show(NAME, results)
     canvas = pyplot.gcf()
@@ -424,6 +433,28 @@ def test_a_table_of_an_unknown_experiment_is_answered_with_a_sentence(tmp_path):
     document = tmp_path / "README.md"
     document.write_text("<!-- table: smal -->\n<!-- /table -->\n", encoding="utf-8")
     with pytest.raises(ValueError, match="table='smal' must be one of quick, "):
+        filled(document, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "alone"),
+    [
+        ("<!-- table: quick -->\nprose\n<!-- table: first -->\n<!-- /table -->\n", "<!-- table: quick -->"),
+        ("<!-- table: quick -->\nprose\n<!-- answer: small -->\nrows\n<!-- /table -->\n", "<!-- table: quick -->"),
+        ("prose\n<!-- /table -->\n", "<!-- /table -->"),
+    ],
+)
+def test_a_marker_that_stands_alone_swallows_no_prose(results, tmp_path, text, alone):
+    document = tmp_path / "README.md"
+    document.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=f"README.md: {alone} stands alone"):
+        filled(document, results)
+
+
+def test_what_is_of_no_experiment_is_a_table(tmp_path):
+    document = tmp_path / "README.md"
+    document.write_text("<!-- answer: engines -->\n<!-- /answer -->\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="answer='engines' must be one of quick, "):
         filled(document, tmp_path)
 
 

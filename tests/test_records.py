@@ -112,6 +112,19 @@ def test_two_processes_writing_at_once_lose_nothing(tiny, record, tmp_path):
     assert len(read_epochs(tmp_path)) == 24 * 3
 
 
+def test_groups_that_are_missing_or_damaged_are_named(tiny, record, tmp_path):
+    row, epochs = record(tiny(method="flgc"))
+    write_record(tmp_path, row, epochs, {"layer.copies": np.array([1])})
+    file = tmp_path / "groups" / f"{row['run']}.npz"
+    whole = file.read_bytes()
+    for damage in (lambda: file.write_bytes(whole[: len(whole) // 2]), lambda: file.write_bytes(b""), file.unlink):
+        damage()
+        with pytest.raises(
+            ValueError, match=rf"{file.name} is missing or damaged .*: restore it, for example with git"
+        ):
+            read_groups(tmp_path, row["run"])
+
+
 # A full disk, a folder that cannot be written
 
 
@@ -243,6 +256,10 @@ BROKEN = "broken row: {}; remove the row, or restore the file with git"
         (3, put("depthwise", "no"), BROKEN.format("depthwise is 'no', not of kind bool")),
         (3, put("test_accuracy", "91 %"), BROKEN.format("test_accuracy is '91 %', not of kind float")),
         (4, put("copies", "1.5"), BROKEN.format("copies is '1.5', not of kind int")),
+        (3, put("test_accuracy", "nan"), BROKEN.format("test_accuracy is nan, not from 0 to 1")),
+        (3, put("test_accuracy", "7.5"), BROKEN.format("test_accuracy is 7.5, not from 0 to 1")),
+        (3, put("train_loss", "inf"), BROKEN.format("train_loss is inf, not from 0 to 1.79769e\\+308")),
+        (3, put("macs", "-3"), BROKEN.format("macs is -3, not from 0 to 1.79769e\\+308")),
     ],
 )
 def test_a_broken_row_is_refused_with_its_line(results, line, change, sentence):

@@ -8,7 +8,7 @@ from scipy import stats
 
 from flgc_lib.experiment.analysis import of_grid
 from flgc_lib.experiment.contrasts import PAIRS, paired
-from flgc_lib.experiment.statistics import detectable, holm, image_noise, interval, p_value, verdict
+from flgc_lib.experiment.statistics import detectable, expected_half, holm, image_noise, interval, p_value, verdict
 
 RESULTS = Path(__file__).parents[1] / "data" / "results"
 
@@ -58,6 +58,12 @@ def test_detectable_is_what_is_seen_in_four_of_five_experiments():
     true = detectable(spread_known)
     values = generator.normal(true, (10 / 9) ** 0.5, (4000, 10))
     assert 0.76 < np.mean([interval(v)[0] > 0 for v in values]) < 0.84
+
+
+def test_the_half_width_of_more_seeds_is_that_of_their_interval_if_the_spread_stays():
+    few, many = np.array([-1.0, 1.0] * 4), np.array([-1.0, 1.0] * 15)
+    many *= few.std(ddof=1) / many.std(ddof=1)
+    assert expected_half(interval(few)[1], 8, 30) == pytest.approx(interval(many)[1])
 
 
 def test_noise_of_the_images_is_mcnemar_s_for_one_seed_and_does_not_vanish_with_more():

@@ -155,7 +155,7 @@ def test_a_run_has_its_threads_to_itself(tiny, root, tmp_path, monkeypatch):
 
 def test_counting_costs_leaves_the_network_as_it_is(tiny):
     model = tiny().network()
-    costs = _costs(model, tiny())
+    costs = _costs(model, tiny(), torch.Size((3, 32, 32)))
     assert costs["macs"] > costs["macs_grouped"]
     assert [layer.duplicate_top_k for layer in learned_layers(model).values()] == [1, 1, 1]
 
@@ -189,13 +189,38 @@ def test_the_code_s_version_is_that_of_the_start(tiny, root, tmp_path, monkeypat
     """A long run must not be ascribed to what was committed while it ran."""
     version = ["before"]
 
-    def fit_and_commit(*arguments, **options):
+    def train_and_commit(module):
         version[0] = "after"
-        return fit(*arguments, **options)
 
-    monkeypatch.setattr("flgc_lib.experiment.runs.fit", fit_and_commit)
-    monkeypatch.setattr("flgc_lib.experiment.runs.code_version", lambda: version[0])
+    monkeypatch.setattr("flgc_lib.experiment.training.Classifier.on_train_start", train_and_commit)
+    monkeypatch.setattr("flgc_lib.experiment.training.code_version", lambda: version[0])
     assert run(tiny(epochs=1), results=tmp_path, root=root, device="cpu")["code"] == "before"
+
+
+def test_a_run_resumed_with_other_code_names_both(tiny, root, tmp_path, monkeypatch):
+    version = ["old"]
+    monkeypatch.setattr("flgc_lib.experiment.training.code_version", lambda: version[0])
+    options = {"results": tmp_path / "results", "root": root, "device": "cpu"}
+    with monkeypatch.context() as patch:
+        patch.setattr("flgc_lib.experiment.runs.write_record", lambda *_: pytest.fail("killed"))
+        for _ in range(2):  # again with the same code: nothing to say
+            with pytest.raises(pytest.fail.Exception):
+                run(tiny(), **options)
+    version[0] = "new"
+    row = run(tiny(), **options)
+    assert (row["code"], row["torch"]) == ("old, then new", torch.__version__)
+    (recorded,) = read_runs(tmp_path / "results")["code"]
+    assert recorded == row["code"]
+
+
+def test_costs_are_those_of_the_data_set_s_images(tiny, images, root, tmp_path, monkeypatch):
+    wide = replace(
+        images, train_images=images.train_images.repeat(1, 1, 1, 2), test_images=images.test_images.repeat(1, 1, 1, 2)
+    )
+    monkeypatch.setattr("flgc_lib.experiment.runs.load", lambda name, root: wide)
+    settings = tiny(method="grouped", epochs=1)
+    row = run(settings, results=tmp_path / "results", root=root, device="cpu")
+    assert row["macs"] == count(settings.network(), (3, 32, 64)).macs
 
 
 def test_a_run_made_again_has_the_same_accuracy(tiny, root, tmp_path, steps):

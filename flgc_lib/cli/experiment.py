@@ -96,7 +96,8 @@ def sweep(
             held-out images), learn (ways to learn groups against drawn ones, on held-out images), small (the paper's
             question on a small net), rule (its open choices), rates (the rate of power, on held-out images),
             premise (ways to copy channels that have become important, on held-out images), power (many seeds of few
-            arms, on a wider small net), paper (ResNet-50, the paper's stem), gpu (ResNet-50, 3×3 stem).
+            arms, on a wider small net), resnet20 (those arms on ResNet-20), paper (ResNet-50, the paper's stem), gpu
+            (ResNet-50, 3×3 stem).
         data: another dataset than the grid's own, by name.
         results: folder of the records.
         root: folder of datasets and checkpoints.

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from flgc_lib.files import RESULTS, ROOT, write_whole
+from flgc_lib.files import RESULTS, ROOT, write_text
 
 DOCUMENTS = tuple(
     map(Path, ("README.md", "README.ja.md", "docs/performance.md", "docs/result.md", "data/results/README.md"))
@@ -29,10 +29,10 @@ def figures(
     """
     from flgc_lib.figures import draw, tables
 
+    if not (results / "runs.csv").exists():
+        raise ValueError(f"there are no records in {results}, so there is nothing to draw or compare: give --results")
     texts = {path: tables.filled(path, results) for path in documents if path.exists()}
     if check:
-        if not (results / "runs.csv").exists():
-            raise ValueError(f"there are no records in {results}, so there is nothing to compare with: give --results")
         problems = draw.check(results, folder)
         problems += [
             f"the tables of {path} are not what the records say: type `flgc figures`"
@@ -46,7 +46,8 @@ def figures(
     for path in draw.regenerate(results, folder):
         print(path)
     for path, text in texts.items():
-        path.write_text(text, encoding="utf-8")
+        if text != path.read_text(encoding="utf-8"):
+            write_text(path, text)
 
 
 def explore(run: str, *, output: Path = Path("explorer.html"), results: Path = RESULTS) -> None:
@@ -60,11 +61,7 @@ def explore(run: str, *, output: Path = Path("explorer.html"), results: Path = R
     from flgc_lib.figures import explorer
 
     page = explorer.page([explorer.recorded(results, run), explorer.worked_example()])
-
-    def write(path: Path) -> None:
-        path.write_text(page, encoding="utf-8")
-
-    write_whole(output, write)
+    write_text(output, page)
     print(f"{output}: {len(page) / 1e6:.1f} MB; open it in a browser")
 
 

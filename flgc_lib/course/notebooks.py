@@ -17,6 +17,7 @@ from flgc_lib.course.lessons import COURSE, REFERENCES, Lesson, find_lesson
 from flgc_lib.course.session import Mode
 from flgc_lib.experiment.settings import MOST_AT_ONCE
 from flgc_lib.experiment.workers import each
+from flgc_lib.files import write_text
 
 FOLDER = Path("notebooks")
 TIMES = FOLDER / "times.json"
@@ -111,7 +112,7 @@ def execute(
     render_frame(notebook, lesson)
     _forget_what_differs(notebook)
     into.mkdir(parents=True, exist_ok=True)
-    nbformat.write(notebook, into / lesson.file)
+    write_text(into / lesson.file, nbformat.writes(notebook) + "\n")  # whole: a student's work may be in it
     return notebook
 
 
@@ -212,7 +213,7 @@ def _remember_time(lesson: Lesson, mode: Mode, minutes: float, *, replace: bool)
         times = _times()
         if replace or mode not in times.get(lesson.number, {}):
             times.setdefault(lesson.number, {})[mode] = max(0.1, round(minutes, 1))
-            TIMES.write_text(json.dumps(times, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+            write_text(TIMES, json.dumps(times, indent=1, sort_keys=True) + "\n")
 
 
 def _hours(minutes: int) -> str:

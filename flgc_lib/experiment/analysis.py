@@ -16,7 +16,7 @@ import pandas as pd
 
 from flgc_lib.experiment.assignments import CORRECT, Arrays, Kind, array_name, layers
 from flgc_lib.experiment.grids import Grid, grid
-from flgc_lib.experiment.records import read_epochs, read_groups, read_runs
+from flgc_lib.experiment.records import EPOCH_COLUMNS, read_epochs, read_groups, read_runs
 from flgc_lib.experiment.settings import Settings
 from flgc_lib.experiment.statistics import interval
 from flgc_lib.methods import METHODS
@@ -45,9 +45,13 @@ class Records:
     planned: int
 
     def groups(self, run: str) -> Arrays:
-        """Assignments of a run by layer and kind; none for a run without any."""
-        path = self.folder / "groups" / f"{run}.npz"
-        arrays = read_groups(self.folder, run) if path.exists() else {}
+        """Assignments of a run by layer and kind; none for a run of a method without a mask.
+
+        Raises:
+            ValueError: if they are missing or damaged.
+        """
+        method = self.runs.loc[self.runs["run"] == run, "method"].iloc[0]
+        arrays = read_groups(self.folder, run) if METHODS[method].masked else {}
         return {name: array for name, array in arrays.items() if name != CORRECT}
 
     def describe(self, numbers: pd.DataFrame) -> str:
@@ -83,7 +87,7 @@ def of_grid(name: Grid, folder: Path) -> Records:
     runs = runs[runs["run"].isin(names)].reset_index(drop=True)
     if runs["fingerprint"].nunique() > 1:
         raise ValueError(f"{folder / 'runs.csv'} has runs of {name} on several datasets; keep one a folder")
-    epochs = read_epochs(folder) if len(runs) else pd.DataFrame(columns=["run"])
+    epochs = read_epochs(folder) if len(runs) else pd.DataFrame(columns=list(EPOCH_COLUMNS))
     return Records(folder, runs, epochs[epochs["run"].isin(runs["run"])].reset_index(drop=True), len(grid(name)))
 
 

@@ -77,8 +77,9 @@ def primary(records: Records, plan: Plan = POWER) -> pd.DataFrame:
 
     Returns:
         Columns arm, baseline, seeds; difference (test accuracy, points), low and high (t interval), images (half of an
-        interval from the choice of the test images alone), p, and verdict: nothing is judged before all seeds are
-        there, and the second contrast only if the first is above 0: together they keep a false alarm rate of 5 %.
+        interval from the choice of the test images alone), macs (what the arm costs more, %), p, and verdict: nothing
+        is judged before all seeds are there, and the second contrast only if the first is above 0: together they keep
+        a false alarm rate of 5 %.
     """
     arm, control = PRIMARY
     rows: list[dict[str, Any]] = []
@@ -93,7 +94,8 @@ def primary(records: Records, plan: Plan = POWER) -> pd.DataFrame:
         points = both.assign(points=gains(both)).groupby("seed")["points"].mean().to_numpy()
         if len(points):
             images = _image_noise(records, both)
-            row = {"arm": arm, "baseline": baseline, **summary(points), "images": images, "p": p_value(points)}
+            costs = {"images": images, "macs": _extra_macs(both)}
+            row = {"arm": arm, "baseline": baseline, **summary(points), **costs, "p": p_value(points)}
             rows.append(row | {"verdict": said(row, plan.seeds)})
     table = pd.DataFrame(rows)
     if len(table):
@@ -121,8 +123,9 @@ def differences(records: Records, plan: Plan = POWER) -> pd.DataFrame:
 
     Returns:
         Columns arm, baseline, groups, seeds; difference (test accuracy, points), low and high (t interval), images
-        (half of an interval from the choice of the test images alone), loss (difference of the test losses, nats), p,
-        corrected by Holm over all contrasts at every G, and verdict, open until all of them have all seeds.
+        (half of an interval from the choice of the test images alone), macs (what the arm costs more, %), loss
+        (difference of the test losses, nats), p, corrected by Holm over all contrasts at every G, and verdict, open
+        until all of them have all seeds.
     """
     rows: list[dict[str, Any]] = []
     for groups in plan.judged:
@@ -138,6 +141,7 @@ def differences(records: Records, plan: Plan = POWER) -> pd.DataFrame:
                     "groups": groups,
                     **summary(points),
                     "images": _image_noise(records, pairs),
+                    "macs": _extra_macs(pairs),
                     "loss": float((pairs["test_loss_x"] - pairs["test_loss_y"]).mean()),
                     "p": p_value(points),
                 }
@@ -154,8 +158,9 @@ def ways(records: Records) -> pd.DataFrame:
 
     Returns:
         Columns arm, baseline, seeds; accuracy and mega_macs of the way; difference to the control (points, mean), low
-        and high (t interval); correlation of S at the end with its start (median over layers and runs), copies (mean
-        over runs, of each stage's first block), and new, the share of them in % that the random start does not make.
+        and high (t interval), macs (what the way costs more, %); copies (mean over runs, of each stage's first block);
+        correlation of S at the end with its start (median over layers and runs), and new, the share of the copies in %
+        that the random start does not make, and both of the control, correlation_control and new_control.
     """
     origin = origin_of_copies(records)
     rows = []
@@ -164,7 +169,7 @@ def ways(records: Records) -> pd.DataFrame:
         pairs = matched(*runs)
         if pairs.empty:
             continue
-        copies = origin[origin["run"].isin(pairs["run_x"])]
+        ours, theirs = (origin[origin["run"].isin(pairs[f"run_{side}"])] for side in "xy")
         rows.append(
             {
                 "arm": arm,
@@ -172,9 +177,12 @@ def ways(records: Records) -> pd.DataFrame:
                 **summary(gains(pairs)),
                 "accuracy": 100 * pairs["test_accuracy_x"].mean(),
                 "mega_macs": pairs["macs_x"].mean() / 1e6,
-                "correlation": copies["correlation"].median(),
-                "copies": copies.groupby("run")["copies"].sum().mean(),
-                "new": 100 * (1 - copies["at_start"].sum() / copies["copies"].sum()),
+                "macs": _extra_macs(pairs),
+                "copies": ours.groupby("run")["copies"].sum().mean(),
+                "correlation": ours["correlation"].median(),
+                "correlation_control": theirs["correlation"].median(),
+                "new": 100 * (1 - ours["at_start"].sum() / ours["copies"].sum()),
+                "new_control": 100 * (1 - theirs["at_start"].sum() / theirs["copies"].sum()),
             }
         )
     return pd.DataFrame(rows).sort_values("difference", ascending=False, ignore_index=True) if rows else pd.DataFrame()
@@ -201,8 +209,8 @@ def runs_at(records: Records, arm: str, groups: int, seeds: Sequence[int], plan:
 
 def _recorded(records: Records, planned: Sequence[Settings]) -> pd.DataFrame:
     """Those of the planned runs that are recorded, on whichever data set the experiment was run."""
-    data = records.runs["data"].iloc[0]
-    return records.runs[records.runs["run"].isin([replace(settings, data=data).id for settings in planned])]
+    names = {replace(settings, data=data).id for settings in planned for data in records.runs["data"].unique()}
+    return records.runs[records.runs["run"].isin(names)]
 
 
 def matched(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
@@ -213,6 +221,11 @@ def matched(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
 def gains(pairs: pd.DataFrame) -> np.ndarray:
     """Differences in test accuracy of the pairs, points."""
     return 100 * (pairs["test_accuracy_x"] - pairs["test_accuracy_y"]).to_numpy(dtype=float)
+
+
+def _extra_macs(pairs: pd.DataFrame) -> float:
+    """By how many % the first runs of the pairs cost more multiply-accumulates than the second."""
+    return float(100 * (pairs["macs_x"].sum() / pairs["macs_y"].sum() - 1))
 
 
 def summary(points: np.ndarray) -> dict[str, Any]:

@@ -5,7 +5,7 @@ The rest of the file is Lightning's: the network's state under "state_dict", tho
 
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class Saved:
         history: see `Classifier`.
         assignments: see `Classifier`.
         correct: see `Classifier`.
+        made_by: see `Classifier`.
     """
 
     settings: Settings
@@ -40,6 +41,7 @@ class Saved:
     history: list[dict[str, float]]
     assignments: dict[str, list[Tensor]]
     correct: Tensor
+    made_by: dict[str, str] = field(default_factory=dict)  # older checkpoints don't tell
 
     def put_into(self, content: dict[str, Any]) -> None:
         """Adds it to the content of a checkpoint; plain types only, so that nothing in the file needs to be run."""

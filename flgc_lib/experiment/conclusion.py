@@ -12,16 +12,18 @@ from typing import Any
 from flgc_lib.experiment import arms, frontier
 from flgc_lib.experiment.analysis import Records, origin_of_copies
 from flgc_lib.experiment.contrasts import bracketed
-from flgc_lib.experiment.grids import JUDGED, SECONDARY_SEEDS
+from flgc_lib.experiment.frontier import EQUAL_COST
+from flgc_lib.experiment.grids import JUDGED, PRIMARY_SEEDS, SECONDARY_SEEDS
+from flgc_lib.experiment.statistics import expected_half
 
 _WORDS = {
     "select": "groups that read, and share, the channels which training has made most important to them (`select`)",
     "select-random": "groups that read random channels, as many of them shared (`select-random`)",
-    "cluster": "groups of the same kind that share none (`cluster`)",
+    "cluster": "groups from the weights that share no channel, and leave none out (`cluster`)",
     "flgc-dup": "the paper's rule (`flgc-dup`)",
     "flgc": "learned groups without it (`flgc`)",
     "flgc-dup, soft start": "the paper's rule where S has learned (`flgc-dup`, soft start)",
-    "flgc-randdup, soft start": "as many random copies (`flgc-randdup`, soft start)",
+    "flgc-randdup, soft start": "about as many random copies (`flgc-randdup`, soft start)",
 }
 _BOTH = " and ".join(map(str, JUDGED))
 
@@ -35,9 +37,7 @@ def answer(records: Records) -> str:
             "**Evidence.**",
             "\n".join(f"- {sentence}" for sentence in _evidence(records, judged)),
             "**How sure.** " + " ".join(_confidence(records, judged)),
-            "**What would refute it.** An interval of the same contrast on the other side of 0, in this net or in one "
-            "that people know: `flgc sweep --grid resnet20`, written down before its runs (data/results/README.md, "
-            "“ResNet-20”).",
+            "**What would refute it.** " + " ".join(_refutation(judged)),
         ]
     )
 
@@ -75,7 +75,8 @@ def _sentence(row: dict[Any, Any]) -> str:
 def _evidence(records: Records, judged: list[dict[Any, Any]]) -> Iterator[str]:
     """A sentence a contrast, then what is retained as groups grow in number, and what is best at one cost."""
     for row in judged:
-        yield f"{row['arm']} − {row['baseline']}, {row['where']}: {_points(row)}; {row['verdict']}."
+        price = f"{row['macs']:+.1f} % multiply-accumulates"
+        yield f"{row['arm']} − {row['baseline']}, {row['where']}: {_points(row)} for {price}; {row['verdict']}."
     if falls := frontier.retained(records).to_dict("records"):
         seeds = max(row["seeds"] for row in falls)
         changes = ", ".join(f"{row['arm']} {bracketed(row)}" for row in falls)
@@ -83,7 +84,7 @@ def _evidence(records: Records, judged: list[dict[Any, Any]]) -> Iterator[str]:
         yield f"From G = 4 to 16 accuracy changes, {where}: {changes}."
     ranked = frontier.equally_cheap(records).to_dict("records")
     for groups, rows in groupby(ranked, key=itemgetter("groups")):
-        yield f"At the cost of `grouped` at G = {groups}, {_at_one_cost(list(rows))}"
+        yield f"Among the arms that cost what `grouped` costs at G = {groups}, {_at_one_cost(list(rows))}"
 
 
 def _points(row: dict[Any, Any]) -> str:
@@ -94,15 +95,31 @@ def _at_one_cost(rows: list[dict[Any, Any]]) -> str:
     """The arm with the highest mean, then those that cannot be told from it, then the others."""
     best, *others = rows
     sentence = (
-        f"{best['mega_macs']:.1f} million multiply-accumulates, {best['arm']} has the highest mean, "
+        f"{best['price']:.2f} million multiply-accumulates ± {EQUAL_COST:.0%}, {best['arm']} has the highest mean, "
         f"{best['accuracy']:.2f} % over {best['seeds']} of {len(SECONDARY_SEEDS)} seeds"
     )
     if any(row["verdict"].startswith("open") for row in others):
         return f"{sentence}, so far; which arms are lower is open until all runs are there."
+    sentence += ", and by these seeds, corrected for all pairs of such arms"
     for said in ("not separable", "lower"):
         if named := [f"{row['arm']} {bracketed(row)}" for row in others if row["verdict"] == said]:
             sentence += f"; {said}, in points: {', '.join(named)}"
     return f"{sentence}."
+
+
+def _refutation(judged: list[dict[Any, Any]]) -> Iterator[str]:
+    """For each kind of verdict that there is, what would show it to be wrong; then where else to look."""
+    verdicts = {row["verdict"] for row in judged}
+    if verdicts & {"higher", "lower"}:
+        yield "Of a difference that is shown: an interval of the same contrast, from other seeds, that reaches 0."
+    if "not separable" in verdicts:
+        yield "Of one that is not: an interval, from more seeds, that leaves out 0."
+    if any(verdict.startswith("open") for verdict in verdicts):
+        yield "What is open claims nothing yet."
+    yield (
+        "Whether the contrasts of `select` hold in a net that people know, `flgc sweep --grid resnet20` is to tell, "
+        "written down before its runs (data/results/README.md, “ResNet-20”)."
+    )
 
 
 def _confidence(records: Records, judged: list[dict[Any, Any]]) -> Iterator[str]:
@@ -115,9 +132,13 @@ def _confidence(records: Records, judged: list[dict[Any, Any]]) -> Iterator[str]
     )
     for row in judged[:1]:
         yield (
-            f"The choice of the test images alone leaves {row['arm']} − {row['baseline']} uncertain by "
-            f"± {row['images']:.2f} points."
+            f"For these very networks, {row['arm']} − {row['baseline']} is uncertain by ± {row['images']:.2f} points "
+            "from the choice of the test images."
         )
+        if row["verdict"].startswith("open") and row["seeds"] > 1:
+            seeds, planned = row["seeds"], len(PRIMARY_SEEDS)
+            half = expected_half((row["high"] - row["low"]) / 2, seeds, planned)
+            yield f"With a spread as that of its {seeds} seeds so far, {planned} give ± {half:.2f} points."
     origin = origin_of_copies(records)
     for arm in ("flgc-dup", "flgc-dup, soft start"):
         copies = origin[origin["run"].isin(arms.runs_of(records, arm)["run"])]

@@ -26,7 +26,8 @@ def costs(records: Records, plan: Plan = POWER) -> pd.DataFrame:
 
     Returns:
         Columns arm, method, groups, seeds; accuracy (%, mean), low and high (t interval); mega_macs (millions of
-        multiply-accumulates); and frontier, whether no row that costs the same (`EQUAL_COST`) or less is more accurate.
+        multiply-accumulates); and frontier, whether no row that costs the same (`EQUAL_COST`) or less is more accurate:
+        open, and False, until every arm has a run.
     """
     rows: list[list[Any]] = []
     for groups in plan.groups:
@@ -44,7 +45,8 @@ def costs(records: Records, plan: Plan = POWER) -> pd.DataFrame:
     reached = [
         table.loc[table["mega_macs"] <= cost * (1 + EQUAL_COST), "accuracy"].max() for cost in table["mega_macs"]
     ]
-    return table.assign(frontier=table["accuracy"] == reached)
+    planned = {run.id for groups in plan.groups for run in plan.arms(groups, 0).values()}  # dense once
+    return table.assign(frontier=(table["accuracy"] == reached) & (len(table) == len(planned)))
 
 
 def retained(records: Records) -> pd.DataFrame:
@@ -67,8 +69,9 @@ def equally_cheap(records: Records) -> pd.DataFrame:
     The best of several is so by luck in part: p is corrected (Holm) over all pairs of such arms, at every G.
 
     Returns:
-        Columns groups, arm, best (the group's first arm), seeds; mega_macs and accuracy (%, mean); difference to the
-        best (points), low and high (t interval), p, 1 for the best itself, and verdict, open until all runs are there.
+        Columns groups, price (that of `grouped`, millions of multiply-accumulates), arm, best (the group's first arm),
+        seeds; accuracy (%, mean); difference to the best (points), low and high (t interval), p, 1 for the best itself,
+        and verdict, open until all runs are there.
     """
     rows: list[dict[str, Any]] = []
     others: list[float] = []  # p of the pairs without the best
@@ -82,8 +85,7 @@ def equally_cheap(records: Records) -> pd.DataFrame:
             points = gains(matched(there[arm], there[ranked[0]]))
             if len(points):
                 of_arm = {"groups": groups, "arm": arm, "best": ranked[0], **summary(points), "p": p_value(points)}
-                accuracy, macs = 100 * there[arm]["test_accuracy"].mean(), there[arm]["macs"].mean() / 1e6
-                rows.append(of_arm | {"accuracy": accuracy, "mega_macs": macs})
+                rows.append(of_arm | {"price": price / 1e6, "accuracy": 100 * there[arm]["test_accuracy"].mean()})
     done = len(records.runs) == records.planned
     tested = [row for row in rows if row["arm"] != row["best"]]
     for row, p in zip(tested, holm([*(row["p"] for row in tested), *others]), strict=False):

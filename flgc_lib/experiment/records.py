@@ -6,6 +6,9 @@ Every file is replaced whole, under a lock, so that neither a kill nor a full di
 import platform
 import re
 import subprocess
+import sys
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import partial
@@ -20,7 +23,7 @@ from torch import Tensor
 
 from flgc_lib.experiment.assignments import CORRECT
 from flgc_lib.experiment.settings import Settings
-from flgc_lib.files import check_folder, write_whole
+from flgc_lib.files import check_folder, first_line, write_whole
 
 SETTINGS = tuple(f.name for f in fields(Settings))
 RUN_COLUMNS = (
@@ -68,6 +71,9 @@ KINDS: dict[str, type] = {  # all other columns are float
 }
 
 
+_SHARES = ("test_accuracy", "channels_moved", "channels_moved_last", "filters_moved")
+
+
 def read_runs(results: Path) -> pd.DataFrame:
     """One row a finished run; empty if there is no `runs.csv` yet.
 
@@ -98,9 +104,19 @@ def read_epochs(results: Path) -> pd.DataFrame:
 
 
 def read_groups(results: Path, run: str) -> dict[str, np.ndarray]:
-    """Assignments of a run, by name of layer and kind; see data/results/README.md."""
-    with np.load(results / "groups" / f"{run}.npz") as arrays:
-        return dict(arrays)
+    """Assignments of a run, by name of layer and kind; see data/results/README.md.
+
+    Raises:
+        ValueError: if the file is missing or damaged.
+    """
+    path = results / "groups" / f"{run}.npz"
+    try:
+        with np.load(path) as arrays:
+            return dict(arrays)
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(
+            f"{path} is missing or damaged ({first_line(error)}): restore it, for example with git"
+        ) from error
 
 
 def settings_of(row: Mapping[Any, Any]) -> Settings:
@@ -226,9 +242,13 @@ def _value(path: Path, position: int, column: str, text: str) -> Any:  # noqa: A
     try:
         if kind is bool:
             return {"True": True, "False": False}[text]
-        return {int: int, float: float}.get(kind, str)(text)
+        value = {int: int, float: float}.get(kind, str)(text)
     except (ValueError, KeyError) as error:
         raise ValueError(_broken(path, position, f"{column} is {text!r}, not of kind {kind.__name__}")) from error
+    most = 1 if column in _SHARES else sys.float_info.max
+    if kind in (int, float) and not 0 <= value <= most:  # NaN is no number from 0 on, either
+        raise ValueError(_broken(path, position, f"{column} is {text}, not from 0 to {most:g}"))
+    return value
 
 
 def _broken(path: Path, position: int, what: str) -> str:

@@ -22,7 +22,6 @@ from flgc_lib.experiment.assignments import learned_layers
 from flgc_lib.experiment.records import (
     OF_LAST_EPOCH,
     check_writable,
-    code_version,
     processor_name,
     read_runs,
     settings_of,
@@ -42,16 +41,18 @@ def run(
     device: Device = "auto",
     threads: int | None = None,
     progress: bool = False,
+    checkpoints: Path | None = None,
 ) -> dict[Any, Any]:
     """Runs one setting, from its last checkpoint if there is one, and writes its record; does nothing if it is done.
 
     Args:
         settings: what to run.
         results: folder of the records.
-        root: folder of the datasets (`cache/`) and of checkpoints (`runs/<settings.trained.id>/`).
+        root: folder of the datasets (`cache/`) and of checkpoints (`runs/`).
         device: where to train.
         threads: of PyTorch on the processor; the numbers of a run depend on it in the last digits.
         progress: whether to show a progress bar.
+        checkpoints: folder of checkpoints (`<settings.trained.id>/`), if not `runs/` in `root`.
 
     Returns:
         The row of `runs.csv`.
@@ -64,16 +65,15 @@ def run(
     check_writable(results)
     dataset = load(settings.data, root)
     check_fits(settings.trained, dataset)
-    folder = root / "runs" / settings.trained.id
+    folder = (checkpoints or root / "runs") / settings.trained.id
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder), _threads(threads):
         done = read_runs(results)
         if settings.id in set(done["run"]):
             print(f"{settings.id}: already in {results / 'runs.csv'}", flush=True)
             return done[done["run"] == settings.id].iloc[0].to_dict()
-        code = code_version()  # of what is being run, whatever is committed meanwhile
         module = fit(settings, dataset, folder, device=device, progress=progress)
-        row = _row(module, settings, dataset.fingerprint, code)
+        row = _row(module, settings)
         write_record(results, row, module.history, stored(module.assignments, module.correct))
         print(f"{settings.id}: recorded in {results}; checkpoint {folder / 'last.ckpt'}", flush=True)
     return row
@@ -102,15 +102,14 @@ def rerun(
     if other := [f"{key} {recorded[key]}, here {value}" for key, value in here.items() if recorded[key] != value]:
         print(f"{name}: recorded with {'; '.join(other)}: the last digits, and so the accuracy, may differ", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
-        cache = Path(scratch) / "cache"
-        cache.symlink_to((root / "cache").resolve())
         again = run(
             settings_of(recorded),
             results=Path(scratch) / "results",
-            root=Path(scratch),
+            root=root,
             device=device,
             threads=int(recorded["threads"]),
             progress=True,
+            checkpoints=Path(scratch),
         )
     return recorded, again
 
@@ -141,27 +140,25 @@ def _threads(number: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _row(module: Classifier, settings: Settings, fingerprint: str, code: str) -> dict[str, Any]:
+def _row(module: Classifier, settings: Settings) -> dict[str, Any]:
     """The columns of `runs.csv` of a run that has just ended."""
     last = module.outcome
     return {
         "run": settings.id,
         **asdict(settings),
         "depths": "-".join(map(str, settings.depths)),
-        "fingerprint": fingerprint,
-        "code": code,
-        "torch": torch.__version__,
-        "processor": processor_name(module.trainer.strategy.root_device),
+        "fingerprint": module.dataset.fingerprint,
+        **module.made_by,
         "threads": torch.get_num_threads(),
-        **_costs(module.model, settings),
+        **_costs(module.model, settings, module.dataset.train_images.shape[1:]),
         **{name: last[name] for name in OF_LAST_EPOCH},
         "seconds": sum(epoch["seconds"] for epoch in module.history),
     }
 
 
-def _costs(model: nn.Module, settings: Settings) -> dict[str, int]:
-    """Parameters and MACs of the trained network, without its copies, and of the dense network."""
-    input_size = (3, 32, 32)
+def _costs(model: nn.Module, settings: Settings, image: torch.Size) -> dict[str, int]:
+    """Parameters, and MACs for an image (3, H, W): of the network as trained, without its copies, and dense."""
+    input_size = (image[0], image[1], image[2])
     dense = replace(settings, method="dense", soft_start=0.0, scout=0.0, share=1.0, copy_time="training")
     cost = count(model, input_size)
     plain = copy.deepcopy(model)  # the trained one keeps its rule

@@ -58,6 +58,18 @@ def detectable(values: np.ndarray) -> float:
     return float(quantiles.sum()) * standard_error(values)
 
 
+def expected_half(half: float, seeds: int, planned: int) -> float:
+    """Half of the t interval that as many seeds as are planned will have, if their spread is that of those so far.
+
+    Args:
+        half: of the interval from the seeds so far.
+        seeds: how many, at least 2.
+        planned: how many there will be.
+    """
+    spread = half / float(stats.t.ppf(1 - LEVEL / 2, seeds - 1)) * math.sqrt(seeds)
+    return spread / math.sqrt(planned) * float(stats.t.ppf(1 - LEVEL / 2, planned - 1))
+
+
 def image_noise(ours: np.ndarray, theirs: np.ndarray) -> float:
     """Half of the 95 % interval that a mean difference in accuracy has from the choice of the test images alone.
 

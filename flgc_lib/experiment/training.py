@@ -25,6 +25,7 @@ from flgc_lib.experiment.assignments import Recorder, learned_layers
 from flgc_lib.experiment.checkpoint import Saved, check_checkpoint
 from flgc_lib.experiment.optimisers import optimisers
 from flgc_lib.experiment.progress import LossBar
+from flgc_lib.experiment.records import code_version, processor_name
 from flgc_lib.experiment.schedule import phase
 from flgc_lib.experiment.settings import Device, Settings
 from flgc_lib.files import write_whole
@@ -41,6 +42,8 @@ class Classifier(lightning.LightningModule):
         layers: the convolutions with groups, by name; see `learned_layers`.
         train_total: float64 (2,), sum of the losses and number of images of the epoch so far.
         correct: BoolTensor (m,), which test images the network of the last test gets right.
+        made_by: code, torch and processor, the columns of `runs.csv`; of a training that was resumed with others, one
+            after the other.
     """
 
     def __init__(self, settings: Settings, dataset: Dataset) -> None:
@@ -54,6 +57,7 @@ class Classifier(lightning.LightningModule):
         self.history: list[dict[str, float]] = []
         self.train_total = torch.zeros(2, dtype=torch.float64)
         self.correct = torch.zeros(0, dtype=torch.bool)
+        self.made_by: dict[str, str] = {}
         self._with_copies: dict[str, float] = {}
         self._recorder = Recorder(self.layers, settings.epochs)
         self._recorder.record(epoch=0)
@@ -84,6 +88,13 @@ class Classifier(lightning.LightningModule):
     def val_dataloader(self) -> Batches:
         """The test images (or the held-out ones), in order."""
         return Batches(self.dataset.test_images, self.dataset.test_labels, EVALUATION_BATCH)
+
+    def on_fit_start(self) -> None:
+        """Notes what computes from now on: the code as it is at the start, whatever is committed meanwhile."""
+        here = {"code": code_version(), "torch": str(torch.__version__), "processor": processor_name(self.device)}
+        for name, now in here.items():
+            before = self.made_by.get(name, now)
+            self.made_by[name] = before if before.endswith(now) else f"{before}, then {now}"
 
     def on_train_epoch_start(self) -> None:
         """Starts the sums of the epoch."""
@@ -158,7 +169,8 @@ class Classifier(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what the records need, so that a resumed run writes the same ones."""
-        Saved(self.settings, self.dataset.fingerprint, self.history, self.assignments, self.correct).put_into(
+        fingerprint = self.dataset.fingerprint
+        Saved(self.settings, fingerprint, self.history, self.assignments, self.correct, self.made_by).put_into(
             checkpoint
         )
 
@@ -166,6 +178,7 @@ class Classifier(lightning.LightningModule):
         """Takes it back."""
         saved = Saved.of(checkpoint)
         self.history, self._recorder.arrays, self.correct = saved.history, saved.assignments, saved.correct
+        self.made_by = saved.made_by
 
     def copy_post_hoc(self, top_k: int, score: Score) -> None:
         """Makes the rule's copies in the trained network, then tests and measures it once more, for `outcome`."""

@@ -5,7 +5,6 @@ names its maker: of a folder's files only those are taken away when they are no 
 """
 
 import textwrap
-from collections.abc import Collection
 from contextlib import AbstractContextManager
 from functools import cache, partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from matplotlib.figure import Figure as Canvas
 
 from flgc_lib.experiment.analysis import of_grid
 from flgc_lib.figures.manifest import FIGURES, Figure, OfGrid
+from flgc_lib.files import write_whole
 
 _WIDTH = 5.2  # inches: a phone shows it as it is
 _LINE = 74  # letters of a caption in a line of that width
@@ -70,10 +70,11 @@ def regenerate(results: Path, folder: Path) -> list[Path]:
         pictures.append(folder / f"{figure.id}.svg")
         with _style():
             # The same bytes depend on nothing but what it shows: no date.
-            _draw(figure, caption, numbers, Canvas()).savefig(pictures[-1], metadata={"Date": None, "Creator": _MAKER})
+            canvas = _draw(figure, caption, numbers, Canvas())
+            write_whole(pictures[-1], partial(canvas.savefig, metadata={"Date": None, "Creator": _MAKER}))
         if numbers is not None:
-            numbers.to_csv(folder / f"{figure.id}.csv", index=False)
-    for old in _outdated(folder, pictures):
+            write_whole(folder / f"{figure.id}.csv", partial(numbers.to_csv, index=False))
+    for old in _outdated(folder):
         old.unlink()
         old.with_suffix(".csv").unlink(missing_ok=True)
     return pictures
@@ -122,17 +123,17 @@ def check(results: Path, folder: Path) -> list[str]:
             except (AssertionError, KeyError, ValueError) as error:  # ValueError: not a table
                 reason = str(error).splitlines()[0]
                 problems.append(f"{stored} is not what the records say ({reason}): type `flgc figures`")
-    known = [folder / f"{figure.id}.svg" for figure in FIGURES]
-    problems += [f"{old} is no figure any more: type `flgc figures`" for old in _outdated(folder, known)]
+    problems += [f"{old} is no figure any more: type `flgc figures`" for old in _outdated(folder)]
     return problems
 
 
-def _outdated(folder: Path, kept: Collection[Path]) -> list[Path]:
-    """The figures in a folder, made here, that are not among those to be kept."""
+def _outdated(folder: Path) -> list[Path]:
+    """The figures in a folder, made here, that the manifest does not have."""
+    known = {figure.id for figure in FIGURES}
     return [
         path
         for path in sorted(folder.glob("*.svg"))
-        if path not in kept and f"<dc:title>{_MAKER}</dc:title>" in path.read_text(encoding="utf-8")
+        if path.stem not in known and f"<dc:title>{_MAKER}</dc:title>" in path.read_text(encoding="utf-8")
     ]
 
 

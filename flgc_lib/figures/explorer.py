@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from flgc_lib.experiment.records import read_groups, read_runs, settings_of
 from flgc_lib.figures.worked_example import S, T
 from flgc_lib.layers import FLGConv2d
+from flgc_lib.methods import METHODS
 
 Run = dict[str, Any]
 _ASSETS = resources.files("flgc_lib.figures") / "assets"
@@ -38,7 +39,7 @@ def recorded(results: Path, run: str) -> Run:
     if run not in runs.index:
         raise ValueError(f"there is no run {run!r} in {results / 'runs.csv'}; its column `run` has the names")
     row = runs.loc[run].to_dict()
-    arrays = read_groups(results, run) if (results / "groups" / f"{run}.npz").exists() else {}
+    arrays = read_groups(results, run) if METHODS[row["method"]].masked else {}
     names = [key.removesuffix(".S") for key in arrays if key.endswith(".S")]
     if not names:
         raise ValueError(

@@ -18,7 +18,10 @@ from flgc_lib.experiment.statistics import interval
 from flgc_lib.figures import result
 from flgc_lib.grouping import check_choice
 
-_MARKED = re.compile(r"(?P<open><!-- (?P<kind>\w+): (?P<of>\w+) -->)\n.*?(?P<close><!-- /(?P=kind) -->)", re.DOTALL)
+_MARKED = re.compile(
+    r"^(?P<open><!-- (?P<kind>\w+): (?P<of>\w+) -->)\n(?:(?!<!-- ).*\n)*?(?P<close><!-- /(?P=kind) -->)$", re.MULTILINE
+)
+_MARKER = re.compile(r"^<!-- /?\w+(: \w+)? -->$", re.MULTILINE)
 
 
 def filled(document: Path, results: Path) -> str:
@@ -34,15 +37,20 @@ def filled(document: Path, results: Path) -> str:
         results: folder of the records.
 
     Raises:
-        ValueError: if an experiment, or a kind, has another name, and as `of_grid`.
+        ValueError: if an experiment, or a kind, has another name; if an opening or a closing line lacks the other, and
+            as `of_grid`.
     """
 
     def fill(match: re.Match[str]) -> str:
-        name = match["of"]
-        text = _WITHOUT_GRID[name](results) if name in _WITHOUT_GRID else _of_grid(match["kind"], name, results)
+        kind, name = match["kind"], match["of"]
+        without = _WITHOUT_GRID.get(name) if kind == "table" else None
+        text = without(results) if without else _of_grid(kind, name, results)
         return f"{match['open']}\n{text}\n{match['close']}" if text else match[0]
 
-    return _MARKED.sub(fill, document.read_text(encoding="utf-8"))
+    text = document.read_text(encoding="utf-8")
+    if alone := _MARKER.search(_MARKED.sub("", text)):
+        raise ValueError(f"{document}: {alone[0]} stands alone: an opening and a closing line belong together")
+    return _MARKED.sub(fill, text)
 
 
 def _of_grid(kind: str, grid: str, results: Path) -> str:
@@ -66,9 +74,10 @@ def _premise(records: Records) -> str:
             "seeds": row["seeds"],
             "accuracy (%)": f"{row['accuracy']:.2f}",
             "MACs (M)": f"{row['mega_macs']:.2f}",
-            "S with its start": f"{row['correlation']:.3f}",
+            "more than the control (%)": f"{row['macs']:+.1f}",
+            "S with its start (control)": f"{row['correlation']:.3f} ({row['correlation_control']:.3f})",
             "copies": f"{row['copies']:.0f}",
-            "not in the random start (%)": f"{row['new']:.0f}",
+            "not in the random start (%)": f"{row['new']:.0f} ({row['new_control']:.0f})",
         }
         for row in found.to_dict("records")
     ]
@@ -90,6 +99,7 @@ def _planned(records: Records, plan: arms.Plan) -> str:
             "points": bracketed(row),
             "test images alone": f"± {row['images']:.2f}",
             "test loss (nats)": f"{row['loss']:+.3f}",
+            "MACs (%)": f"{row['macs']:+.1f}",
             "p (Holm)": _p(row["p"]),
             "verdict": row["verdict"],
         }
@@ -119,6 +129,7 @@ def _primary(records: Records, plan: arms.Plan = arms.POWER) -> str:
             "primary contrast": f"{row['arm']} − {row['baseline']}",
             "points": bracketed(row),
             "seeds": row["seeds"],
+            "MACs (%)": f"{row['macs']:+.1f}",
             "p": _p(row["p"]),
             "verdict": row["verdict"],
         }
@@ -213,19 +224,18 @@ def _fastest(rows: pd.DataFrame) -> str:
 
 def _of_engines(results: Path) -> str:
     """Accuracy of trained networks in other engines, and what it lost there."""
-    rows = []
-    for row in measurements.read(results / deploy.TABLE).to_dict("records"):
-        rows.append(
-            {
-                "run": f"`{row['run']}`",
-                "epochs": row["epochs"],
-                "engine": row["engine"],
-                "precision": row["precision"],
-                "frozen, fp32 (%)": f"{row['accuracy_frozen']:.2%}".rstrip("%"),
-                "there (%)": f"{row['accuracy']:.2%}".rstrip("%"),
-                "lost (points)": f"{100 * (row['accuracy_frozen'] - row['accuracy']):.2f}",
-            }
-        )
+    rows = [
+        {
+            "run": f"`{row['run']}`",
+            "epochs": row["epochs"],
+            "engine": row["engine"],
+            "precision": row["precision"],
+            "frozen, fp32 (%)": f"{row['accuracy_frozen']:.2%}".rstrip("%"),
+            "there (%)": f"{row['accuracy']:.2%}".rstrip("%"),
+            "lost (points)": f"{100 * (row['accuracy_frozen'] - row['accuracy']):.2f}",
+        }
+        for row in measurements.read(results / deploy.TABLE).to_dict("records")
+    ]
     return _markdown(rows) if rows else ""
 
 
