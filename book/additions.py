@@ -1,6 +1,7 @@
 """What the book adds to a page as it is read: how to run it, its Japanese, the glossary. Nothing is written twice.
 
-The Japanese of a chapter, in `ja/`, is an abstract and a card for each exercise; each card goes below the English one.
+The Japanese of a chapter, in `ja/`, is an abstract and a card for each exercise and each step of building; a card goes
+below the English one.
 """
 
 import json
@@ -26,13 +27,16 @@ RUN = {
     "docs/performance": "`flgc bench` measures on your computer.",
     "data/results/README": "`make quick` makes such records, of a small experiment on embedded data, in minutes.",
 }
+ENGLISH = re.compile(r"^(?:### |\*\*)(Exercise \d\.\d|Step \d)[ :]", re.MULTILINE)
+"""How a card begins: `### Exercise 3.1 ●○○ …`, `### Step 1 ●○○ …`, and `**Step 1: …` where the answer stands below."""
+JAPANESE = {"演習": "Exercise", "ステップ": "Step"}
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
 def add(app: Sphinx, page: str, source: list[str]) -> None:
     """Changes the source of a page before it is parsed."""
     if page.startswith("notebooks/"):
-        source[0] = json.dumps(_chapter(json.loads(source[0]), Path(page).name))
+        source[0] = json.dumps(chapter(json.loads(source[0]), Path(page).name))
         return
     if page == "book/glossary":
         source[0] += _glossary()
@@ -72,28 +76,30 @@ def _below_title(text: str, addition: str) -> str:
     return f"{title}{end}\n{addition}\n{rest}"
 
 
-def _chapter(notebook: dict[str, Any], name: str) -> dict[str, Any]:
-    """A notebook with how to run it and its Japanese below the title, and a Japanese card below each exercise's."""
-    abstract, cards = _japanese(name[:2])
+def chapter(notebook: dict[str, Any], name: str) -> dict[str, Any]:
+    """A notebook with how to run it and its Japanese below the title, and a Japanese card below each English one."""
+    abstract, cards = japanese(name[:2])
     run = f"`make lab` opens the course in JupyterLab; this page is `notebooks/{name}.ipynb`."
     cells = []
     for cell in notebook["cells"]:
         cells.append(cell)
-        exercise = re.match(r"### Exercise (\d\.\d)", "".join(cell["source"]))
         if cell is notebook["cells"][0]:
             cells += [_markdown("run", run_note(run)), _markdown("ja", _folded("日本語の要旨", abstract))]
-        elif cell["cell_type"] == "markdown" and exercise and exercise[1] in cards:
-            cells.append(_markdown(f"ja-{exercise[1].replace('.', '-')}", _folded("日本語", cards[exercise[1]])))
+        elif cell["cell_type"] == "markdown" and (card := ENGLISH.search("".join(cell["source"]))):
+            place = card[1].lower().replace(" ", "-").replace(".", "-")
+            cells.append(_markdown(f"ja-{place}", _folded("日本語", cards[card[1]])))
     return notebook | {"cells": cells}
 
 
-def _japanese(number: str) -> tuple[str, dict[str, str]]:
-    """The abstract of a chapter and its exercises' cards by their number, from `ja/<number>.md`."""
+def japanese(number: str) -> tuple[str, dict[str, str]]:
+    """The abstract of a chapter, and its cards by the English name, "Exercise 3.1" or "Step 1": `ja/<number>.md`."""
     text = (BOOK / "ja" / f"{number}.md").read_text(encoding="utf-8")
-    abstract, *cards = re.split(r"^## 演習 ", text, flags=re.MULTILINE)
-    return abstract.partition("\n")[2], {
-        card[:3]: f"**演習 {card.replace(chr(10), f'**{chr(10)}', 1)}" for card in cards
-    }
+    abstract, *parts = re.split(rf"^## (?={'|'.join(JAPANESE)})", text, flags=re.MULTILINE)
+    cards = {}
+    for heading, _, body in (part.partition("\n") for part in parts):
+        kind, which, *_ = heading.split()
+        cards[f"{JAPANESE[kind]} {which}"] = f"**{heading}**\n{body}"
+    return abstract.partition("\n")[2], cards
 
 
 def _folded(summary: str, text: str) -> str:

@@ -5,6 +5,7 @@ Language itself no test can judge; what can be counted is counted.
 
 import json
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,8 @@ import pytest
 from flgc_lib.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
+BOOK = runpy.run_path(str(ROOT / "book" / "additions.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-IN_ENGLISH = {"演習": "Exercise", "ステップ": "Step", " 分": " minutes"}
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "half"]
 INSTEAD = {  # what the glossary says, and what it does not
     "グループ化畳み込み": r"グループ畳み込み|グループ畳込",
@@ -37,15 +38,20 @@ def text_of(notebook):
 
 
 def japanese(notebook):
-    text = (ROOT / "book" / "ja" / f"{notebook.name[:2]}.md").read_text(encoding="utf-8")
-    abstract, *cards = re.split(r"^## (?=演習 |ステップ )", text, flags=re.MULTILINE)
-    return abstract, dict(card.split("\n", 1) for card in cards)
+    """The abstract, and the cards of exercises and of steps of building, without their numbers."""
+    abstract, cards = BOOK["japanese"](notebook.name[:2])
+    return abstract, {name: re.sub(r"^\*\*\S+ [\d.]+", "", card) for name, card in cards.items()}
 
 
 def english_cards(notebook):
-    """Heading of an exercise or a step of building, and what stands below it."""
-    cards = (re.match(r"### ((?:Exercise|Step) .*)\n(?s:(.*))", cell) for cell in text_of(notebook)[1])
-    return {card[1]: card[2] for card in cards if card}
+    texts = text_of(notebook)[1]
+    cards = ((BOOK["ENGLISH"].search(text), text) for text in texts)
+    return {card[1]: text[card.end() :] for card, text in cards if card}
+
+
+def ratings(cards):
+    """Stars and minutes of each."""
+    return [re.findall(r"[●○]+ · \d+", card.partition("\n")[0]) for card in cards]
 
 
 def code(text):
@@ -57,7 +63,7 @@ def numbers(text):
 
 
 def numbers_in_words(text):
-    found = {str(value) for value, word in enumerate(WORDS[:11]) if re.search(rf"\b{word}\b", text, re.IGNORECASE)}
+    found = {str(value) for value, word in enumerate(WORDS[:11]) if re.search(rf"\b{word}s?\b", text, re.IGNORECASE)}
     return found | ({"0.5"} if re.search(r"\bhalf\b", text) else set())
 
 
@@ -70,9 +76,24 @@ def commands(text):
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_chapter_has_an_abstract_and_every_exercise(notebook):
     abstract, cards = japanese(notebook)
-    ours = [re.sub(r"演習|ステップ| 分", lambda word: IN_ENGLISH[word[0]], card) for card in cards]
-    assert ours == list(english_cards(notebook))
+    assert list(cards) == list(english_cards(notebook))
+    assert ratings(cards.values()) == ratings(english_cards(notebook).values())
     assert len(re.findall(r"[ぁ-んァ-ヶ一-龠]", abstract)) > 150
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_in_the_book_a_card_stands_below_the_english_one_and_the_abstract_below_the_title(notebook):
+    chapter = BOOK["chapter"](json.loads(notebook.read_text(encoding="utf-8")), notebook.stem)
+    sources = ["".join(cell["source"]) for cell in chapter["cells"]]
+    _title, _run, abstract, *_ = sources
+    assert "日本語の要旨" in abstract
+    assert not re.search("演習 \\d|ステップ \\d|^## ", abstract, re.MULTILINE)
+    cards = [(sources[i - 1], card) for i, card in enumerate(sources) if "<summary>日本語</summary>" in card]
+    assert len(cards) == len(english_cards(notebook))
+    for english, card in cards:
+        name = BOOK["ENGLISH"].search(english)[1]
+        assert f"**{name.replace('Exercise', '演習').replace('Step', 'ステップ')}" in card, name
+    assert len({cell["id"] for cell in chapter["cells"]}) == len(chapter["cells"])
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
