@@ -8,6 +8,7 @@ import ast
 import copy
 import json
 import re
+from itertools import dropwhile, takewhile
 from pathlib import Path
 
 import matplotlib as mpl
@@ -192,16 +193,19 @@ def only_tags_as_metadata(notebook, lesson):
 
 
 def predictions_hide_their_answer(notebook, lesson):
-    """A student who is to predict must not see the answer before: it is folded, and so is what shows it."""
+    """A student who is to predict must not see the answer before: it is folded, and so is all that the next cells show.
+
+    The next cells are those of code, up to the next words."""
     problems = []
     for place, cell in enumerate(notebook.cells):
         if cell.cell_type != "markdown" or "**Predict.**" not in cell.source:
             continue
         if "<details><summary>Answer</summary>" not in cell.source:
             problems.append(f"{cell.id} asks to predict, without a folded answer")
-        below = next((c for c in notebook.cells[place + 1 :] if c.cell_type == "code"), None)
-        if below is not None and printed(below) and "hide-output" not in tags(below):
-            problems.append(f"{below.id} shows the answer of {cell.id}: fold its output")
+        below = dropwhile(lambda c: c.cell_type != "code", notebook.cells[place + 1 :])
+        for shown in takewhile(lambda c: c.cell_type == "code", below):
+            if shown.outputs and "hide-output" not in tags(shown):
+                problems.append(f"{shown.id} shows the answer of {cell.id}: fold its output")
     return problems
 
 
@@ -285,6 +289,16 @@ def _metadata(cell, **values):
     cell.metadata.update(values)
 
 
+def _predict(notebook):
+    _set(notebook.cells[2], source="> **Predict.** 1 + 1?")
+    _metadata(notebook.cells[3], tags=[CHECKED, "hide-output"])
+
+
+def _picture_below(notebook):
+    picture = [v4.new_output("display_data", data={"image/png": ""})]
+    notebook.cells.insert(4, v4.new_code_cell("plt.show()", outputs=picture, id="c00-3b"))
+
+
 BREAKS = [
     (run_in_order, lambda n: _set(n.cells[3], execution_count=None), "None"),
     (run_in_order, lambda n: _set(n.cells[3], execution_count=7), "7"),
@@ -317,7 +331,8 @@ BREAKS = [
     (only_tags_as_metadata, lambda n: _metadata(n.cells[3], scrolled=True), "scrolled"),
     (only_tags_as_metadata, lambda n: _metadata(n.cells[3], tags=["hide-input"]), "hide-input"),
     (predictions_hide_their_answer, lambda n: _set(n.cells[2], source="> **Predict.** 1 + 1?"), "without a folded"),
-    (predictions_hide_their_answer, lambda n: _set(n.cells[2], source="> **Predict.** 1 + 1?"), "fold its output"),
+    (predictions_hide_their_answer, lambda n: _set(n.cells[2], source="> **Predict.** 1 + 1?"), "c00-3 shows"),
+    (predictions_hide_their_answer, lambda n: [_predict(n), _picture_below(n)], "c00-3b shows"),
     (ends_with_what_to_try_and_recall, lambda n: _set(n.cells[4], source="## Summary\n\n## Exercises"), "no table"),
     (ends_with_what_to_try_and_recall, lambda n: _set(n.cells[4], source=END.replace("</details>", "", 1)), "five"),
     (short_cells, lambda n: _set(n.cells[3], source="\n".join(["1"] * (LONGEST_CELL + 1))), "lines"),
