@@ -105,6 +105,16 @@ def plain_python(notebook, lesson):
     return problems
 
 
+def commands_work_everywhere(notebook, lesson):
+    """A temporary folder may have a space in its name, and Windows has no `make`."""
+    split = [c for c in code(notebook) if "subprocess" in c.source and ".split()" in c.source]
+    markdown = [c for c in notebook.cells if c.cell_type == "markdown"]
+    of_make = [c for c in markdown if re.search(r"`[^`]*\bmake \w+`", c.source) and "py run.py" not in c.source]
+    return [f"{c.id} builds a command by splitting text: a place with a space in it falls apart" for c in split] + [
+        f"{c.id} says `make` alone: say what is typed on Windows too, `py run.py …`" for c in of_make
+    ]
+
+
 def frame_is_the_courses(notebook, lesson):
     frame = {"header": notebooks.header(lesson), "footer": notebooks.footer(lesson)}
     problems = []
@@ -311,6 +321,8 @@ BREAKS = [
     (plain_python, lambda n: _set(n.cells[3], source="%unknown_magic\n1 + 1"), "%unknown_magic"),
     (plain_python, lambda n: _set(n.cells[3], source="!ls"), "!ls"),
     (plain_python, lambda n: _set(n.cells[3], source="import sys\nsys.path.append('..')"), "sys.path"),
+    (commands_work_everywhere, lambda n: _set(n.cells[3], source="subprocess.run('ls a'.split())"), "with a space"),
+    (commands_work_everywhere, lambda n: _set(n.cells[2], source="Type `FLGC_MODE=smoke make lab`."), "on Windows"),
     (frame_is_the_courses, lambda n: _set(n.cells[0], source="# Another title"), "header"),
     (frame_is_the_courses, lambda n: n.cells.pop(), "footer"),
     (frame_is_the_courses, lambda n: n.cells.pop(1), "start"),
@@ -559,3 +571,22 @@ def test_a_change_that_a_page_invites_works_or_gets_a_sentence(number, ids, chan
         with pytest.raises((AssertionError, ValueError), match=re.escape(words)):
             exec(compile(chosen, str(path), "exec"), where)
     plt.close("all")
+
+
+@pytest.mark.parametrize(("lost", "left"), [("nothing", 2), ("momentum", 1), ("Adam's moments", 1)])
+def test_a_part_of_the_checkpoint_that_is_lost_takes_no_other_with_it(lost, left):
+    """Notebook 05, also of a network that has SGD alone."""
+    (source,) = (c.source for c in read(next(FOLDER.glob("05-*.ipynb"))).cells if c.id == "c05-lost2")
+    model = torch.nn.Linear(1, 1)
+    model(torch.ones(1)).backward()
+    sgd = torch.optim.SGD([model.weight], lr=0.1, momentum=0.9)
+    adam = torch.optim.Adam([model.bias])
+    for optimizers in ([sgd, adam], [sgd]):
+        for optimizer in optimizers:
+            optimizer.step()
+        parts = copy.deepcopy([part.state_dict() for part in (model, *optimizers)])
+        where = {"deepcopy": copy.deepcopy, "checkpoint": parts, "fresh": lambda made=optimizers: (model, made, [])}
+        exec(source, where)
+        _, resumed, _ = where["resumed"](lost)
+        alone = len(optimizers) == 1
+        assert sum(bool(optimizer.state) for optimizer in resumed) == (lost != "momentum" if alone else left)

@@ -110,7 +110,7 @@ COURSE = (
         "05",
         "training",
         "Training on CIFAR-10",
-        do="write a training loop of twenty lines, then use the library's, kill a run and resume it",
+        do="write a training loop of your own, then use the library's, kill a run and resume it",
         learn="train, read curves, resume, and start the real experiment on your own machine or a GPU",
         need=("04",),
         study=150,
