@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flgc_lib.masked import Pair, has_one_position
+from flgc_lib.masked import Pair, has_one_position, working_type
 
 WEIGHTS_A_PIXEL = 64
 """From so many weights a pixel on, masking a pointwise layer's weights costs more than moving its maps."""
@@ -63,16 +63,17 @@ def compact_conv2d(
 
     Returns:
         (B, N, H', W').
+
+    Raises:
+        RuntimeError: if images and weights are of different types, or if a backward pass is to be differentiated.
     """
-    autocast = torch.is_autocast_enabled(x.device.type)
-    dtype = torch.get_autocast_dtype(x.device.type) if autocast else weight.dtype
-    x = x.to(dtype)
+    x, dtype = x.to(working_type(x)), working_type(weight)
     if weight.shape[2:] == (1, 1) and padding == (0, 0):
         pixels = x[:, :, :: stride[0], :: stride[1]].movedim(1, -1)  # (B, H', W', C)
-        out = _CompactPointwise.apply(pixels.reshape(-1, x.shape[1]), weight, *groups)
+        out = _CompactPointwise.apply(pixels.reshape(-1, x.shape[1]), weight, *groups, dtype)
         out = out.view(*pixels.shape[:3], -1).movedim(-1, 1)
     else:
-        out = _Compact.apply(x, weight, *groups, (stride, padding, dilation))
+        out = _Compact.apply(x, weight, *groups, dtype, (stride, padding, dilation))
     return out if bias is None else out + bias.to(dtype)[:, None, None]
 
 
@@ -86,9 +87,10 @@ class _Compact(torch.autograd.Function):
         weight: Tensor,
         channels: Tensor,
         filters: Tensor,
+        dtype: torch.dtype,
         geometry: tuple[Pair, Pair, Pair],
     ) -> Tensor:
-        small = weight[filters[:, :, None], channels[:, None, :]].to(x.dtype)  # (G, N/G, C/G, kh, kw)
+        small = weight[filters[:, :, None], channels[:, None, :]].to(dtype)  # (G, N/G, C/G, kh, kw)
         ordered = _move(x, channels.flatten())
         ctx.save_for_backward(ordered, small, channels, filters)
         ctx.geometry, ctx.weight_like = geometry, (weight.shape, weight.dtype)
@@ -96,32 +98,39 @@ class _Compact(torch.autograd.Function):
         return _move(out, filters.flatten().argsort())
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:  # noqa: ANN401
-        ordered, small, channels, filters = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        ordered, small, channels, filters = _kept(ctx)
         to_x, to_small, _ = torch.ops.aten.convolution_backward(
             _move(gradient, filters.flatten()), ordered, small.flatten(0, 1), None, *ctx.geometry, False, (0, 0),
             len(channels), (ctx.needs_input_grad[0], ctx.needs_input_grad[1], False),
         )  # fmt: skip
         to_x = None if to_x is None else _move(to_x, channels.flatten().argsort())
         to_weight = None if to_small is None else _spread(to_small.view_as(small), ctx.weight_like, channels, filters)
-        return to_x, to_weight, None, None, None
+        return to_x, to_weight, None, None, None, None
 
 
 class _CompactPointwise(torch.autograd.Function):
     """The same for a 1×1 kernel, as a product of small matrices; the pixels of a channel lie together in them."""
 
     @staticmethod
-    def forward(ctx: Any, pixels: Tensor, weight: Tensor, channels: Tensor, filters: Tensor) -> Tensor:  # noqa: ANN401
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        pixels: Tensor,
+        weight: Tensor,
+        channels: Tensor,
+        filters: Tensor,
+        dtype: torch.dtype,
+    ) -> Tensor:
         """Pixels (P, C) -> (P, N)."""
-        small = weight[filters[:, :, None], channels[:, None, :], 0, 0].to(pixels.dtype)  # (G, N/G, C/G)
+        small = weight[filters[:, :, None], channels[:, None, :], 0, 0].to(dtype)  # (G, N/G, C/G)
         ordered = pixels.t().index_select(0, channels.flatten()).view(*channels.shape, -1)  # (G, C/G, P)
         ctx.save_for_backward(ordered, small, channels, filters)
         ctx.weight_like = (weight.shape, weight.dtype)
         return (small @ ordered).flatten(0, 1).index_select(0, filters.flatten().argsort()).t().contiguous()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # noqa: ANN401
-        ordered, small, channels, filters = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        ordered, small, channels, filters = _kept(ctx)
         part = gradient.t().index_select(0, filters.flatten()).view(*filters.shape, -1)  # (G, N/G, P)
         to_x = to_weight = None
         if ctx.needs_input_grad[0]:
@@ -129,7 +138,17 @@ class _CompactPointwise(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             to_small = part @ ordered.mT  # (G, N/G, C/G)
             to_weight = _spread(to_small[..., None, None], ctx.weight_like, channels, filters)
-        return to_x, to_weight, None, None
+        return to_x, to_weight, None, None, None
+
+
+def _kept(ctx: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # noqa: ANN401
+    """What the backward pass needs; there is no graph from it back to images and weights."""
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "gradients computed by groups cannot be differentiated again (create_graph=True): "
+            "set compact=False in the layer"
+        )
+    return ctx.saved_tensors
 
 
 def _spread(parts: Tensor, like: tuple[torch.Size, torch.dtype], channels: Tensor, filters: Tensor) -> Tensor:

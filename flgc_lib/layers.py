@@ -58,6 +58,7 @@ class FLGConv2d(nn.Module):
         learns: whether S and T get a gradient in this pass; without, it is cheaper.
         compact: whether a layer whose groups rest, and are equal and without copies, is computed by groups where that
             is faster. Its last digits then differ from those with the mask; off by default, so that records repeat.
+            Gradients of gradients need the mask, and raise an error without.
         softness: the share of a weight outside its group that counts all the same; 0 but for a soft start, in which
             all weights train before the groups close.
 

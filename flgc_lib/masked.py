@@ -41,13 +41,13 @@ def masked_conv2d(
             return _pointwise(x, weight, mask, bias, stride)
         if dilation == (1, 1) and has_one_position(x, weight, stride, padding):
             return _at_one_position(x, weight, mask, bias, padding)
-    return F.conv2d(x, _masked(weight, mask, x), bias, stride, padding, dilation)
+    return F.conv2d(x, _masked(weight, mask), bias, stride, padding, dilation)
 
 
 def _pointwise(x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None, stride: Pair) -> Tensor:
     """A 1×1 convolution as a matrix product."""
     pixels = x[:, :, :: stride[0], :: stride[1]].movedim(1, -1)  # (B, H', W', C)
-    return F.linear(pixels, _masked(weight, mask, x)[:, :, 0, 0], bias).movedim(-1, 1)
+    return F.linear(pixels, _masked(weight, mask)[:, :, 0, 0], bias).movedim(-1, 1)
 
 
 def has_one_position(x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> bool:
@@ -61,17 +61,21 @@ def _at_one_position(x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | Non
     top, left = padding
     covered = x[:, :, : weight.shape[2] - top, : weight.shape[3] - left]  # (B, C, h, w)
     taps = weight[:, :, top : top + covered.shape[2], left : left + covered.shape[3]]  # (N, C, h, w)
-    rows, columns = (t.movedim(1, -1).flatten(1) for t in (covered, _masked(taps, mask, x)))
+    rows, columns = (t.movedim(1, -1).flatten(1) for t in (covered, _masked(taps, mask)))
     return F.linear(rows, columns, bias)[:, :, None, None]
 
 
-def _masked(weight: Tensor, mask: Tensor, x: Tensor) -> Tensor:
-    """W ⊙ M in the type in which a convolution of x works."""
+def _masked(weight: Tensor, mask: Tensor) -> Tensor:
+    """W ⊙ M in the type in which a convolution takes W."""
+    return _MaskedWeight.apply(weight, mask, working_type(weight))
+
+
+def working_type(x: Tensor) -> torch.dtype:
+    """The type in which a convolution takes images or weights: autocast's, which leaves float64 alone, or their own."""
     kind = x.device.type
     autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    narrowed = autocast and weight.dtype != torch.float64  # which autocast leaves alone
-    dtype = torch.get_autocast_dtype(kind) if narrowed else weight.dtype
-    return _MaskedWeight.apply(weight, mask, dtype)
+    narrowed = autocast and x.is_floating_point() and x.dtype != torch.float64
+    return torch.get_autocast_dtype(kind) if narrowed else x.dtype
 
 
 class _MaskedWeight(torch.autograd.Function):
@@ -92,5 +96,10 @@ class _MaskedWeight(torch.autograd.Function):
         weight, mask = ctx.saved_tensors
         to_mask = None
         if ctx.needs_input_grad[1]:
+            if torch.is_grad_enabled() and mask.dtype != weight.dtype:  # what was kept has no graph back to S and T
+                raise RuntimeError(
+                    "in autocast the gradients of learned groups cannot be differentiated again (create_graph=True): "
+                    "leave autocast for this layer, or set learns=False"
+                )
             to_mask = gradient.to(weight.dtype, copy=True).mul_(weight).sum(dim=(2, 3))
         return gradient.to(weight.dtype, copy=True).mul_(mask[:, :, None, None]), to_mask, None

@@ -53,6 +53,34 @@ def test_outputs_and_gradients_are_those_of_the_mask(kernel, stride, padding, di
         assert torch.allclose(one, other)
 
 
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("towards", ["input", "weight"])
+def test_gradients_of_gradients_are_refused(kernel, towards):
+    layer, x = a_layer(kernel=kernel), images()
+    groups = equal_groups(layer.input_membership(), layer.filter_membership())
+    out = compact_conv2d(x, layer.weight, groups, None, (1, 1), (0, 0), (1, 1))
+    leaf = x if towards == "input" else layer.weight
+    with pytest.raises(RuntimeError, match="set compact=False in the layer"):
+        torch.autograd.grad(out.tanh().sum(), leaf, create_graph=True)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_types_are_those_of_the_mask(calls, kernel, autocast):
+    for weights in (torch.float32, torch.float64, torch.bfloat16):
+        layer = a_layer(kernel=kernel).to(weights)
+        for pixels in (torch.float32, torch.float64, torch.bfloat16):
+            found = []
+            for layer.compact in (False, True):
+                with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                    try:
+                        found.append(layer(images(pixels)).dtype)
+                    except RuntimeError:
+                        found.append("refused")
+            assert found[0] == found[1], (weights, pixels)
+    assert len(calls) == 9
+
+
 def test_in_autocast_it_works_in_bf16():
     layer, x = a_layer(), images()
     groups = equal_groups(layer.input_membership(), layer.filter_membership())

@@ -317,6 +317,17 @@ def test_autocast_does_not_round_the_gradient_of_the_groups():
     torch.testing.assert_close(layer.input_logits.grad, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_in_autocast_gradients_of_the_groups_gradients_are_refused():
+    layer, x = learned_layer(5, dtype=torch.float32), batch(torch.float32).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = layer(x).float().tanh().sum()
+    (to_x,) = torch.autograd.grad(out, x, create_graph=True)  # does not pass through the mask
+    (to_S,) = torch.autograd.grad(to_x.square().sum(), layer.input_logits, retain_graph=True)
+    assert to_S.any()
+    with pytest.raises(RuntimeError, match="leave autocast for this layer"):
+        torch.autograd.grad(out, layer.weight, create_graph=True)
+
+
 # Initialisation
 
 
