@@ -7,7 +7,7 @@ Source: He et al. 2016; Motohashi and Yamauchi, section 4 (the network of the ex
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -228,9 +228,8 @@ def embed(
           (2): FLGConv2d(8, 6, kernel_size=(1, 1), groups=2, stride=(1, 1), padding=(0, 0), bias=True)
         )
     """
-    model = copy.deepcopy(model)
     convolutions = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Conv2d)]
-    twins: dict[nn.Module, FLGConv2d] = {}
+    twins: dict[nn.Conv2d, FLGConv2d] = {}
     weights: dict[Tensor, FLGConv2d] = {}
     for position, (name, conv) in enumerate(convolutions):
         ordinary = _is_ordinary(conv)
@@ -249,17 +248,21 @@ def embed(
         first = weights.setdefault(conv.weight, layer)
         layer.weight, layer.input_logits, layer.filter_logits = first.weight, first.input_logits, first.filter_logits
         twins[conv] = layer
-    for module in list(model.modules()):
+    for module in model.modules():
         if module not in twins and any(value in weights for value in module._parameters.values()):
             raise ValueError(f"{module} shares the weight of a convolution that `where` picks: pick both or neither")
-        for attribute, child in module._modules.items():
-            if child in twins:
-                module._modules[attribute] = twins[child]
     if not twins:
         raise ValueError(
             f"no convolution of {type(model).__name__} was replaced: `where` or groups={groups} excludes all"
         )
-    return twins.get(model, model)  # the model may be a convolution itself
+    # Whatever refers to a convolution or its weight, a list that no module knows of too, refers to the twin's.
+    copies: dict[int, Any] = {id(conv): layer for conv, layer in twins.items()}
+    copies |= {id(weight): layer.weight for weight, layer in weights.items()}
+    for conv, layer in twins.items():
+        layer.bias = cast(nn.Parameter | None, copy.deepcopy(conv.bias, copies))  # whoever shares it goes on sharing it
+        hooks = {name: value for name, value in vars(conv).items() if "_hook" in name}
+        vars(layer).update(copy.deepcopy(hooks, copies))
+    return copy.deepcopy(model, copies)
 
 
 def _is_ordinary(conv: nn.Conv2d) -> bool:
@@ -270,7 +273,7 @@ def _is_ordinary(conv: nn.Conv2d) -> bool:
 
 @torch.no_grad()
 def _with_learned_groups(conv: nn.Conv2d, groups: int, duplicate_top_k: int | None, score: Score) -> FLGConv2d:
-    """A convolution's twin: the same weights, scaled for the smaller fan-in, and the same hooks."""
+    """A convolution's twin: the same weights, scaled for the smaller fan-in."""
     assert not isinstance(conv.padding, str)
     layer = FLGConv2d(
         conv.in_channels,
@@ -286,6 +289,4 @@ def _with_learned_groups(conv: nn.Conv2d, groups: int, duplicate_top_k: int | No
     ).to(conv.weight)
     layer.weight.copy_(conv.weight * groups**0.5)
     layer.requires_grad_(conv.weight.requires_grad)
-    layer.bias = cast(nn.Parameter | None, conv.bias)  # whoever shares it goes on sharing it
-    vars(layer).update({name: value for name, value in vars(conv).items() if "_hook" in name})
     return layer.train(conv.training)

@@ -1,6 +1,7 @@
 """The residual networks: torchvision's by name and output, every method and stem, and `embed` into other networks."""
 
 import copy
+from functools import partial
 
 import pytest
 import timm
@@ -340,6 +341,34 @@ def test_embed_keeps_what_is_shared_frozen_or_hooked():
     assert torch.equal(grouped["still"](x), grouped["still"].forward(x) + 1)
     with pytest.raises(ValueError, match=r"shares the weight .* pick both or neither"):
         embed(model, 2, where=lambda name, conv: name == "a")
+
+
+def test_embed_replaces_a_convolution_wherever_the_network_keeps_it():
+    """In lists, mappings and functions that PyTorch does not search for modules."""
+
+    class Held(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = (nn.Conv2d(8, 8, 1) for _ in range(3))
+            self.listed, self.named = [self.a], {"b": (self.b,)}
+            self.called, self.penalised = partial(self.c), [self.a.weight]
+            self.a.register_forward_hook(self.count)
+            self.counted = 0
+
+        def count(self, *_):
+            self.counted += 1
+
+        def forward(self, x):
+            return self.called(self.named["b"][0](self.listed[0](x)))
+
+    model = Held()
+    grouped = embed(model, 2, where=lambda name, conv: conv is not model.a or name == "a")
+    assert learned(grouped) == ["a", "b", "c"]
+    grouped(torch.randn(1, 8, 3, 3)).sum().backward()
+    assert all(layer.input_logits.grad is not None for layer in (grouped.a, grouped.b, grouped.c))
+    assert grouped.penalised[0] is grouped.a.weight
+    assert (grouped.counted, model.counted) == (1, 0)
+    assert all(p.grad is None for p in model.parameters())
 
 
 def test_embed_says_when_nothing_was_replaced():
