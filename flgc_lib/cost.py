@@ -69,7 +69,7 @@ def count(model: nn.Module, input_size: tuple[int, int, int]) -> Cost:
             handles.append(module.register_forward_hook(counter.leave))
     try:
         with torch.no_grad(), _in_eval_mode(model), _attention_in_steps(), unknown, counter:
-            model(torch.zeros(1, *input_size).to(next(model.parameters())))
+            model(torch.zeros(1, *input_size).to(next(model.parameters(), torch.empty(0))))
     finally:
         for handle in handles:
             handle.remove()
@@ -92,10 +92,15 @@ def _parameters(model: nn.Module) -> int:
     seen: set[int] = set()
     for layer in model.modules():
         if isinstance(layer, Accountable):
-            new = [p for p in layer.parameters() if id(p) not in seen]
-            seen.update(map(id, new))
-            if new:  # else its tensors are another layer's
-                total += layer.inference_parameters() - sum(p.numel() for p in new)
+            own = {id(p): p.numel() for p in layer.parameters()}
+            bias = layer._parameters.get("bias")
+            if bias is not None:  # is in the total as it is
+                del own[id(bias)]
+            new = own.keys() - seen
+            seen |= new
+            if new:  # else its weights are another layer's
+                needed = layer.inference_parameters() - (0 if bias is None else bias.numel())
+                total += needed - sum(own[p] for p in new)
     return total
 
 
@@ -115,7 +120,8 @@ class _Counter(FlopCounterMode):
 
     def leave(self, module: nn.Module, inputs: Any, output: Tensor) -> None:  # noqa: ANN401
         assert isinstance(module, Accountable)
-        flops = 2 * module.connections() * output[0, 0].numel()  # first of all, for this too may multiply matrices
+        positions = output.numel() // output.shape[-3]  # of all images, which may be more than came in
+        flops = 2 * module.connections() * positions  # first of all, for this too may multiply matrices
         self._excess += self.get_total_flops() - self._before.pop() - flops
 
 

@@ -9,7 +9,7 @@ from flgc_lib.cost import Cost, connections, count
 from flgc_lib.figures import worked_example
 from flgc_lib.frozen import freeze, load, save
 from flgc_lib.layers import FLGConv2d
-from flgc_lib.resnet import resnet, resnet50
+from flgc_lib.resnet import embed, resnet, resnet50
 
 # Shares of ResNet-50 at 32 × 32 with the cifar stem: dense MACs over grouped MACs at G = 4, 8, 16.
 SAVINGS = {
@@ -281,6 +281,48 @@ def test_a_layer_used_twice_has_its_parameters_once():
     for name in ("weight", "bias", "input_logits", "filter_logits"):
         setattr(tied, name, getattr(layer, name))
     assert count(nn.Sequential(layer, nn.ReLU(), tied), (4, 3, 3)) == twice
+
+
+@pytest.mark.parametrize("shared", [("weight",), ("bias",), ("weight", "bias")])
+def test_what_embedded_layers_share_counts_once(shared):
+    model = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1))
+    for name in shared:
+        setattr(model[2], name, getattr(model[1], name))
+    torch.manual_seed(0)
+    grouped = embed(model, 2)
+    weights = connections(grouped[1]) + ("weight" not in shared) * connections(grouped[2])
+    assert count(grouped, (4, 3, 3)).parameters == 4 * 4 + 4 + weights + 4 + 4 * ("bias" not in shared)
+    assert count(embed(model, 1), (4, 3, 3)) == count(model, (4, 3, 3))
+
+
+@pytest.mark.parametrize("kind", ["learned", "frozen"])
+def test_images_that_the_network_adds_to_the_batch_count(kind):
+    class BothWays(nn.Module):
+        def __init__(self, layer):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x):
+            return self.layer(torch.cat([x, x.flip(3)]))
+
+    expected = count(BothWays(nn.Conv2d(4, 4, 3)), (4, 5, 5))
+    model = BothWays(FLGConv2d(4, 4, 3, groups=1, bias=True))
+    if kind == "frozen":
+        model = freeze(model, torch.randn(2, 4, 5, 5), tune=False)
+    assert count(model, (4, 5, 5)) == expected
+
+
+def test_one_image_without_a_batch_counts_as_one():
+    class Alone(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x[0])
+
+    size = (4, 5, 6)
+    assert count(Alone(FLGConv2d(4, 4, 3, groups=1)), size) == count(nn.Conv2d(4, 4, 3, bias=False), size)
+
+
+def test_a_network_without_parameters_costs_nothing():
+    assert count(nn.ReLU(), (3, 8, 8)) == Cost(0, 0)
 
 
 @pytest.mark.parametrize("kind", ["attention", "a GRU", "a layer twice"])
