@@ -141,7 +141,8 @@ def method_layer(
         share: channels of a group over C/G, of the methods whose copies are given by it.
 
     Raises:
-        ValueError: for an unknown method, and from the returned function for groups that do not fit the channels.
+        ValueError: for an unknown method, for a share that is not positive, less than a budget's own channels, or more
+            than all there are; and from the returned function for groups that do not fit the channels.
     """
     check_choice("method", method, Method)
     facts = METHODS[method]
@@ -149,6 +150,14 @@ def method_layer(
         return dense_conv
     if groups < 1:
         raise ValueError(f"groups={groups} must be at least 1")
+    if facts.copies == "share":
+        imports = issubclass(facts.layer, BudgetConv2d)  # besides the group's own channels, which are C/G
+        enough = share >= 1 if imports else share > 0
+        if not (enough and share <= groups):
+            raise ValueError(
+                f"share={share} must be {'at least 1' if imports else 'positive'}, and at most groups={groups}, for "
+                f"method={method!r}: a group's channels over C/G, for example 1.5"
+            )
 
     def conv_layer(in_channels: int, out_channels: int, kernel_size: int, stride: int, padding: int) -> nn.Module:
         if issubclass(facts.layer, FLGConv2d):

@@ -127,7 +127,7 @@ def resnet(
 
     Raises:
         ValueError: for an unknown block, stem, method or where, for 1×1 convolutions of basic blocks, which have none,
-            for a width that is not positive, and groups that do not fit the channels.
+            for a width that is not positive, and groups or a share that do not fit the channels.
     """
     check_choice("block", block, Block)
     check_choice("where", where, Where)

@@ -236,6 +236,19 @@ def test_unknown_method():
         method_layer("fglc", 2)
 
 
+@pytest.mark.parametrize("method", ["budget", "budget-random", "select", "select-random"])
+def test_a_share_is_of_channels_that_there_are(method):
+    """Anything else would be cut in silence, or count channels from the end."""
+    least = 1.0 if method.startswith("budget") else 0.25
+    for share in (least, 4.0):
+        layer = method_layer(method, 4, share=share)(16, 16, 1, 1, 0)
+        layer.regroup()
+        assert layer.input_membership().sum(dim=0).tolist() == 4 * [4 * share]
+    for share in (0, -1, least - 0.25, 4.1, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match=rf"share={share} must be .*, and at most groups=4, for method='{method}'"):
+            method_layer(method, 4, share=share)
+
+
 def test_fixed_groups_must_divide_the_channels():
     with pytest.raises(ValueError, match=r"groups=3 must divide in_channels=8.*method='flgc' takes any number"):
         method_layer("grouped", 3)(8, 9, 3, 1, 1)

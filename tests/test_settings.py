@@ -89,10 +89,8 @@ def test_dense_has_one_id_for_all_groups():
         ({"method": "cluster", "soft_start": 0.5, "scout": 0.5}, "scout=0.5 must be 0, or less than soft_start=0.5"),
         ({"method": "flgc", "share": 1.5}, "share=1.5 is for budget, .*select.*, not for method='flgc'"),
         ({"method": "select", "soft_start": 0.5, "share": 0}, "share=0.0 must be positive"),
-        (
-            {"method": "budget", "soft_start": 0.5},
-            "share=1.0 must be positive, .* of imports more than 1",
-        ),
+        ({"method": "select", "soft_start": 0.5, "share": 9}, "share=9.0 must be positive, and at most groups=8"),
+        ({"method": "budget", "soft_start": 0.5}, "share=1.0 imports nothing: give method='budget' more"),
         ({"method": "flgc", "copy_time": "post-hoc"}, "it needs method='flgc-dup' or 'cluster-dup', not 'flgc'"),
     ],
 )

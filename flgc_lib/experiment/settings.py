@@ -15,7 +15,7 @@ from torch import nn
 from flgc_lib.clustered import BudgetConv2d
 from flgc_lib.grouping import check_choice
 from flgc_lib.layers import Score
-from flgc_lib.methods import METHODS, Method
+from flgc_lib.methods import METHODS, Method, method_layer
 from flgc_lib.resnet import Block, Stem, Where, resnet
 
 if TYPE_CHECKING:  # `flgc train --help` is to be quick, and reading images is not
@@ -137,11 +137,9 @@ class Settings:
         sized = [name for name, others in METHODS.items() if others.copies == "share"]
         if self.share != 1 and self.method not in sized:
             raise ValueError(f"share={self.share} is for {', '.join(sized)}, not for method={self.method!r}")
-        if not self.share > 0 or (issubclass(facts.layer, BudgetConv2d) and self.share <= 1):
-            raise ValueError(
-                f"share={self.share} must be positive, and for a budget of imports more than 1: a group's channels "
-                "over C/G, for example 1.5"
-            )
+        if self.share == 1 and issubclass(facts.layer, BudgetConv2d):
+            raise ValueError(f"share=1.0 imports nothing: give method={self.method!r} more, for example 1.5")
+        method_layer(self.method, self.groups, share=self.share)  # refuses what no layer could have
         if self.copy_time == "post-hoc" and facts.without_copies is None:
             raise ValueError(
                 f"copy_time='post-hoc' makes copies in a trained flgc or cluster: it needs method='flgc-dup' or "
