@@ -40,6 +40,12 @@ def images():
     return data.synthetic(train=80, test=40)
 
 
+@pytest.fixture(scope="session")
+def other_images():
+    """As many others."""
+    return data.synthetic(seed=1, train=80, test=40)
+
+
 @pytest.fixture
 def by_class(images):
     """The same, the training images of one class after the other, as some sources give them."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from flgc_lib.data import Batches
-from flgc_lib.experiment import ablation, measurements
+from flgc_lib.experiment import ablation, deploy, measurements
 from flgc_lib.experiment.assignments import learned_layers
 from flgc_lib.experiment.checkpoint import trained_network
 from flgc_lib.experiment.training import fit
@@ -14,7 +14,7 @@ from flgc_lib.figures.tables import filled
 @pytest.fixture
 def trained(tiny, images, tmp_path, monkeypatch):
     """Trains a run and gives its checkpoint."""
-    monkeypatch.setattr(ablation, "load", lambda name, root: images)
+    monkeypatch.setattr(deploy, "load", lambda name, root: images)
 
     def train(**changes):
         fit(tiny(**changes), images, tmp_path / "run", device="cpu", progress=False)
@@ -92,8 +92,15 @@ def test_a_network_without_copies_is_refused(trained, tmp_path):
         ablation.ablate_checkpoint(trained(method="flgc"), results=tmp_path)
 
 
+def test_other_images_than_the_run_s_are_refused(trained, other_images, tmp_path, monkeypatch):
+    monkeypatch.setattr(deploy, "load", lambda name, root: other_images)
+    with pytest.raises(ValueError, match=r"was trained on 'tiny' with fingerprint .*, and 'tiny' has .*: give"):
+        ablation.ablate_checkpoint(trained(), results=tmp_path)
+    assert not (tmp_path / ablation.TABLE).exists()
+
+
 def test_the_norms_see_images_of_all_classes(trained, by_class, tmp_path, monkeypatch):
-    monkeypatch.setattr(ablation, "load", lambda name, root: by_class)
+    monkeypatch.setattr(deploy, "load", lambda name, root: by_class)
     monkeypatch.setattr(ablation, "TEST_BATCH", 20)
     monkeypatch.setattr(ablation, "BATCHES", 1)
     seen = []

@@ -1,10 +1,13 @@
 """A trained network goes to another engine, and is tested before and after."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from flgc_lib.cli import inference
 from flgc_lib.experiment import deploy, measurements
+from flgc_lib.experiment.checkpoint import trained_network
 from flgc_lib.experiment.training import fit
 from flgc_lib.figures.tables import filled
 from flgc_lib.frozen import engines, load
@@ -68,6 +71,26 @@ def test_the_frozen_network_itself_is_tested(checkpoint, images, tmp_path, preci
     assert f"accuracy {row['accuracy']:.2%}, of the frozen network in fp32 {row['accuracy_frozen']:.2%}" in (
         capsys.readouterr().out
     )
+
+
+def test_other_images_than_the_run_s_are_refused(checkpoint, images, other_images, tmp_path, monkeypatch):
+    """Their classes are others, or their test images were trained on: an accuracy would say nothing."""
+    for other in (other_images, images.hold_out(10)):
+        monkeypatch.setattr(deploy, "load", lambda name, root, other=other: other)
+        export = partial(deploy.export_checkpoint, checkpoint, tmp_path / "net.onnx", engine="onnx", calibrate="two")
+        for test in (export, partial(deploy.frozen_accuracy, checkpoint, None, precision="fp32", data="two")):
+            with pytest.raises(ValueError, match=r"was trained on 'tiny' with fingerprint .*, and 'two' has .*: give"):
+                test(results=tmp_path)
+    assert not (tmp_path / "net.onnx").exists()
+    assert not (tmp_path / deploy.TABLE).exists()
+
+
+def test_a_run_on_a_part_of_its_dataset_is_tested_on_all_test_images(tiny, images, tmp_path, monkeypatch):
+    fit(tiny(epochs=1, hold_out=10), images, tmp_path, device="cpu", progress=False)
+    monkeypatch.setattr(deploy, "load", lambda name, root: images)
+    saved, _ = trained_network(tmp_path / "last.ckpt")
+    assert saved.fingerprint != images.fingerprint
+    assert deploy.dataset_of(saved, "tiny", tmp_path) is images
 
 
 def test_a_record_needs_a_test(checkpoint, tmp_path):

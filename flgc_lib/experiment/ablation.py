@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
-from flgc_lib.data import Batches, load
+from flgc_lib.data import Batches
 from flgc_lib.experiment import measurements
 from flgc_lib.experiment.assignments import learned_layers
 from flgc_lib.experiment.checkpoint import trained_network
-from flgc_lib.experiment.deploy import TEST_BATCH, accuracy
+from flgc_lib.experiment.deploy import TEST_BATCH, accuracy, dataset_of
 from flgc_lib.experiment.records import code_version, processor_name
 from flgc_lib.files import RESULTS, ROOT
 from flgc_lib.layers import FLGConv2d
@@ -45,7 +45,7 @@ def ablate_checkpoint(checkpoint: Path, *, root: Path = ROOT, results: Path = RE
         The row.
 
     Raises:
-        ValueError: if the file is no checkpoint of this library, or its network has no copies.
+        ValueError: if the file is no checkpoint of this library, or its network has no copies; and as `dataset_of`.
         OSError: if the row cannot be written.
     """
     saved, model = trained_network(checkpoint)
@@ -55,7 +55,7 @@ def ablate_checkpoint(checkpoint: Path, *, root: Path = ROOT, results: Path = RE
     number = sum(int(c.sum()) for c in copied)
     if number == 0:
         raise ValueError(f"{checkpoint}: no channel of {settings.id} is copied, so there is nothing to remove")
-    dataset = settings.part_of(load(settings.data, root))
+    dataset = settings.part_of(dataset_of(saved, settings.data, root))
     generator = torch.Generator().manual_seed(settings.seed)
     random = [[_as_many(layer, c, generator) for layer, c in zip(layers, copied, strict=True)] for _ in range(DRAWS)]
     weights = [layer.weight.detach().clone() for layer in layers]

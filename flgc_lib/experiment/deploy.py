@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flgc_lib.data import Batches, Dataset, load
 from flgc_lib.experiment import measurements
-from flgc_lib.experiment.checkpoint import check_images, trained_network
+from flgc_lib.experiment.checkpoint import Saved, check_images, trained_network
 from flgc_lib.experiment.records import code_version, processor_name
 from flgc_lib.experiment.settings import Settings
 from flgc_lib.files import ROOT
@@ -45,7 +45,7 @@ def export_checkpoint(
         engine: that will run it.
         precision: in which.
         calibrate: name of the dataset from whose training images int8 finds its ranges, and on whose test images the
-            network is tested before and after.
+            network is tested before and after; the run's own.
         batch: images at once that it is tuned for.
         size: their height and width.
         root: folder of the datasets.
@@ -55,13 +55,13 @@ def export_checkpoint(
         What came of it, as a sentence.
 
     Raises:
-        ValueError: if the file is no checkpoint of this library, and as `engines.Exporter`.
+        ValueError: if the file is no checkpoint of this library, and as `dataset_of` and `engines.Exporter`.
     """
     check_images(batch, size)
     saved, model = trained_network(checkpoint)
     check_records(results, calibrate, "calibrate")
+    data = None if calibrate is None else dataset_of(saved, calibrate, root)
     frozen = freeze(model)
-    data = None if calibrate is None else load(calibrate, root)
     images = None if data is None else calibration_images(data)
     example = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
     cost = engines.Exporter(frozen, example, calibration=images).write(output, engine, precision)
@@ -95,16 +95,35 @@ def frozen_accuracy(
         checkpoint: `last.ckpt` of a run.
         frozen: what became of it, in this precision.
         precision: "fp32" or "bf16".
-        data: name of the dataset on whose test images it is tested, in fp32 and as it is.
+        data: name of the dataset on whose test images it is tested, in fp32 and as it is; the run's own.
         root: folder of the datasets.
         results: folder of the records, whose `engines.csv` gets a row.
 
     Returns:
         The accuracies, as a sentence.
+
+    Raises:
+        ValueError: as `dataset_of`.
     """
     saved, model = trained_network(checkpoint)
     columns = {"engine": "kernel", "precision": precision, "calibration_images": 0, "gather_cost": 0.0}
-    return _tested(saved.settings, freeze(model), frozen, load(data, root), results, columns)
+    return _tested(saved.settings, freeze(model), frozen, dataset_of(saved, data, root), results, columns)
+
+
+def dataset_of(saved: Saved, name: str, root: Path) -> Dataset:
+    """The dataset of a run, by name: all its images, also if the run was trained on a part of them.
+
+    Raises:
+        ValueError: if they are other images: what the network makes of them is no result of the run.
+    """
+    settings, found = saved.settings, load(name, root)
+    fingerprint = settings.part_of(found).fingerprint
+    if fingerprint != saved.fingerprint:
+        raise ValueError(
+            f"{settings.id} was trained on {settings.data!r} with fingerprint {saved.fingerprint}, and {name!r} has "
+            f"{fingerprint}: give the name of its own dataset, prepared from the same images"
+        )
+    return found
 
 
 def check_records(results: Path | None, data: str | None, option: str) -> None:
