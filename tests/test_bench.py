@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from flgc_lib.bench import gpu
+from flgc_lib.bench import gpu, report
 from flgc_lib.bench import measure as bench_module
 from flgc_lib.bench.candidates import BASELINE, with_groups_of
 from flgc_lib.bench.measure import BenchSettings, bench
@@ -39,6 +39,7 @@ def test_records_and_replaces(small_network, tmp_path, capsys):
     before = torch.get_num_threads()
     frame = bench(settings)
     assert torch.get_num_threads() == before
+    assert tuple(frame.columns) == report.COLUMNS
     assert frame.candidate.iloc[0] == BASELINE
     assert frame.times_faster.iloc[0] == 1
     assert {"flgc masked", "flgc frozen", "flgc-dup frozen"} <= set(frame.candidate)
@@ -67,6 +68,13 @@ def test_records_and_replaces(small_network, tmp_path, capsys):
 def test_refuses_what_cannot_be_measured(wrong, sentence):
     with pytest.raises(ValueError, match=sentence):
         BenchSettings(**wrong)
+
+
+def test_a_table_that_takes_no_rows_is_noticed_before_the_measurement(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_module, "_measure", lambda *_: pytest.fail("measured"))
+    (tmp_path / report.TABLE).write_text("stem,milliseconds\ncifar,1\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"bench\.csv has other columns than what is measured \(see .*threads"):
+        bench(BenchSettings(results=tmp_path))
 
 
 def test_takes_over_recorded_groups(tmp_path, monkeypatch):

@@ -56,6 +56,7 @@ def bench(settings: BenchSettings) -> pd.DataFrame:
 def _check(settings: BenchSettings) -> None:
     """Refuses, before anything is measured, what could not be measured or kept."""
     check_folder(settings.results)
+    measurements.check(settings.results / report.TABLE, report.COLUMNS)
     cores = os.cpu_count() or 1
     if max(settings.threads) > cores:
         raise ValueError(f"threads={max(settings.threads)} must be at most {cores}, the cores of this computer, or 0")

@@ -5,6 +5,12 @@ import pandas as pd
 TABLE = "bench.csv"
 KEY = ["stem", "batch", "threads", "candidate", "groups", "processor"]
 """What a row measures."""
+COLUMNS = (
+    *("stem", "size", "batch", "threads", "candidate", "groups", "assignment", "nominal_mmacs", "mmacs"),
+    *("milliseconds", "quartile_1", "quartile_3", "times_faster", "repetitions"),
+    *("processor", "system", "torch", "numba", "onnxruntime", "openvino", "code"),
+)
+"""What it tells; docs/performance.md says what each is."""
 
 
 def load(batch: int, threads: int) -> str:

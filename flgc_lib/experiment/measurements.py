@@ -1,19 +1,27 @@
 """Tables of measurements beside the runs: a row is replaced when the same thing is measured again."""
 
+import io
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+from filelock import FileLock
 
-from flgc_lib.files import write_whole
+from flgc_lib.files import first_line, write_whole
 
 
 def read(table: Path) -> pd.DataFrame:
-    """The rows of a table, text as it stands; none if there is no such file."""
-    return pd.read_csv(table, keep_default_na=False) if table.exists() else pd.DataFrame()
+    """The rows of a table, numbers where a column has nothing else; no rows if there is no such file.
+
+    Raises:
+        ValueError: if the file is not a table.
+    """
+    return _read(table) if table.exists() else pd.DataFrame()
 
 
 def add(rows: pd.DataFrame, table: Path, key: list[str]) -> None:
-    """Adds rows to a table, whose folder is made if it is missing.
+    """Adds rows to a table, whose folder is made if it is missing; older rows stay as they are written.
 
     Args:
         rows: what was measured.
@@ -21,11 +29,43 @@ def add(rows: pd.DataFrame, table: Path, key: list[str]) -> None:
         key: columns that say what a row measures; older rows that agree with a new one in all of them go.
 
     Raises:
+        ValueError: as `check`.
         OSError: if the file cannot be written; it is then as it was.
     """
-    old = read(table)
-    if not old.empty:
-        replaced = pd.MultiIndex.from_frame(old[key]).isin(pd.MultiIndex.from_frame(rows[key]))
-        rows = pd.concat([old[~replaced], rows], ignore_index=True)
     table.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(table, lambda part: rows.to_csv(part, index=False, encoding="utf-8"))
+    with FileLock(table.parent / ".lock"):
+        check(table, rows.columns)
+        rows = _as_text(io.StringIO(rows.to_csv(index=False)))
+        if table.exists():
+            old = _as_text(table)
+            replaced = pd.MultiIndex.from_frame(old[key]).isin(pd.MultiIndex.from_frame(rows[key]))
+            rows = pd.concat([old[~replaced], rows])
+        write_whole(table, lambda part: rows.to_csv(part, index=False, encoding="utf-8"))
+
+
+def check(table: Path, columns: Iterable[str]) -> None:
+    """Refuses a table to which rows of these columns cannot be added; one that does not exist yet can be made.
+
+    Raises:
+        ValueError: naming the file and what is wrong with it.
+    """
+    difference = set(_as_text(table).columns).symmetric_difference(columns) if table.exists() else None
+    if difference:
+        raise ValueError(
+            f"{table} has other columns than what is measured (see {', '.join(sorted(difference))}): move it away, or "
+            "restore it, for example with git"
+        )
+
+
+def _as_text(table: Path | io.StringIO) -> pd.DataFrame:
+    """Every cell as it is written; pandas alone would take a commit of digits for a number."""
+    return _read(table, dtype=str)
+
+
+def _read(table: Path | io.StringIO, **options: Any) -> pd.DataFrame:  # noqa: ANN401
+    try:
+        return pd.read_csv(table, keep_default_na=False, encoding="utf-8", **options)
+    except ValueError as error:
+        raise ValueError(
+            f"{table} is not a readable table ({first_line(error)}): move it away, or restore it, for example with git"
+        ) from error
