@@ -2,7 +2,7 @@
 
 import logging
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -14,22 +14,25 @@ RETRIES = 3
 
 def each(
     work: Callable[..., T],
-    tasks: Sequence[Any],
+    tasks: Mapping[str, Any],
     address: str,
     *,
     cores: int,
     gpus: float,
     **options: Any,  # noqa: ANN401
-) -> Iterator[T]:
+) -> Iterator[tuple[str, T | Exception]]:
     """Does every task on some machine of the cluster, and gives what comes back as it comes.
 
     Args:
         work: takes a task and the options; importable on every machine of the cluster.
-        tasks: what to do, in the order in which machines are free.
+        tasks: what to do, by name, in the order in which machines are free.
         address: as `ray.init` takes it: host:6379 or "auto" on a machine of the cluster, ray://host:10001 elsewhere.
         cores: of a machine that a task takes.
         gpus: of a machine that a task takes; 0.25 for four tasks on one.
         options: of `work`.
+
+    Yields:
+        A task's name with what `work` gave, or with the error of a task that gave nothing, however often it was tried.
 
     Raises:
         ValueError: if Ray is not installed, or there is no cluster at the address.
@@ -45,10 +48,14 @@ def each(
         raise ValueError(f"there is no Ray cluster at {address!r} ({str(error).splitlines()[0]})") from error
     try:
         remote = ray.remote(num_cpus=cores, num_gpus=gpus, max_retries=RETRIES)(work)
-        waiting = [remote.remote(task, **options) for task in tasks]
-        while waiting:
-            (ready,), waiting = ray.wait(waiting, num_returns=1)
-            yield ray.get(ready)
+        names = {remote.remote(task, **options): name for name, task in tasks.items()}
+        while names:
+            (ready,), _ = ray.wait(list(names), num_returns=1)
+            try:
+                outcome = ray.get(ready)
+            except Exception as error:
+                outcome = error
+            yield names.pop(ready), outcome
     finally:
         ray.shutdown()
 

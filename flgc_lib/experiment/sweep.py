@@ -19,7 +19,7 @@ from flgc_lib.experiment.records import (
 from flgc_lib.experiment.runs import run
 from flgc_lib.experiment.settings import Device, Settings, check_place
 from flgc_lib.experiment.workers import each
-from flgc_lib.files import RESULTS, ROOT
+from flgc_lib.files import RESULTS, ROOT, first_line
 
 
 def sweep(
@@ -53,10 +53,17 @@ def sweep(
         For each run that failed, by id, why.
 
     Raises:
-        ValueError: if the device is not there, or the records are damaged; before any run.
+        ValueError: if the device is not there, an option would have no effect, or the records are damaged; before any
+            run.
         OSError: if the records cannot be written, likewise.
     """
     check_place("auto" if on != "local" else device, threads=threads, workers=workers)
+    if on != "local" and workers != 1:
+        raise ValueError(f"workers={workers} are of this computer, not of {on}: its machines do as many runs as fit")
+    if gpus != 1 and (on == "local" or device != "cuda"):
+        raise ValueError(f"gpus={gpus} are of a cluster's machines: give device='cuda' and on, its address, with them")
+    if not gpus > 0:
+        raise ValueError(f"gpus={gpus} must be more than 0: 0.25 puts four runs on one")
     check_writable(results)
     done = set(read_runs(results)["run"])
     missing = [s for s in settings if s.id not in done]
@@ -105,22 +112,27 @@ def _on_cluster(
         "machine that dies costs its runs their last epoch; if not, these runs start again.",
         flush=True,
     )
-    for name, failure, record in cluster.each(
-        train_away, settings, address, cores=threads, gpus=gpus, threads=threads, **options
-    ):
+    tasks = {s.id: s for s in settings}
+    for name, outcome in cluster.each(train_away, tasks, address, cores=threads, gpus=gpus, threads=threads, **options):
+        if isinstance(outcome, Exception):
+            yield name, f"{type(outcome).__name__}: {first_line(outcome)}"
+            continue
+        failure, record = outcome
         if record is not None:
-            row, epochs, arrays = record
-            write_record(results, row, epochs, arrays)
+            try:
+                write_record(results, *record)
+            except (OSError, ValueError) as error:  # the next record may find room
+                failure = f"{type(error).__name__}: {error}"
         yield name, failure
 
 
-def train_away(settings: Settings, **options: Any) -> tuple[str, str, Record | None]:  # noqa: ANN401 - of `attempt`
-    """Runs one setting on a machine that does not write the records, and gives what it would have written."""
+def train_away(settings: Settings, **options: Any) -> tuple[str, Record | None]:  # noqa: ANN401 - of `attempt`
+    """Runs one setting on a machine that does not write the records; why it failed, or what it would have written."""
     with tempfile.TemporaryDirectory() as scratch:
         results = Path(scratch)
         name, failure = attempt(settings, results=results, **options)
         if failure:
-            return name, failure, None
+            return failure, None
         row = read_runs(results).iloc[0].to_dict()
         epochs = read_epochs(results).drop(columns="run").to_dict("records")
-        return name, "", (row, epochs, read_groups(results, name))
+        return "", (row, epochs, read_groups(results, name))
