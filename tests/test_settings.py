@@ -4,10 +4,12 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from flgc_lib.experiment.settings import Settings
+from flgc_lib.experiment.training import Classifier
 from flgc_lib.resnet import resnet
 
 
@@ -24,6 +26,7 @@ def test_ids_ignore_defaults_and_spelling_but_no_value():
     assert Settings(epochs=10, top_k=3).id == Settings().id
     assert Settings(width=1).id == Settings(width=1.0).id
     assert Settings(width=2).id == Settings(width=2.0).id
+    assert Settings(epochs=3.0, depths=(1.0,)).id == Settings(epochs=np.int64(3), depths=(1,)).id
     assert Settings(depths=[1, 2]) == Settings(depths=(1, 2))
     others = {
         "method": "flgc-dup",
@@ -69,6 +72,12 @@ def test_dense_has_one_id_for_all_groups():
         ({"batch": 0}, "batch=0 must be at least 1"),
         ({"top_k": 0}, "top_k=0 must be at least 1"),
         ({"seed": -1}, "seed=-1 must be from 0 to"),
+        ({"seed": 2**45}, "seed=35184372088832 must be from 0 to"),
+        ({"groups": 257, "width": 16}, "groups=257 must be at most 256, what the records of method='flgc' hold"),
+        ({"epochs": 1.5}, "epochs=1.5 must be a whole number"),
+        ({"batch": float("inf")}, "batch=inf must be a whole number"),
+        ({"groups": "8"}, "groups='8' must be a whole number"),
+        ({"depths": (1, 1.5)}, "depths=1.5 must be a whole number"),
         ({"hold_out": -1}, "hold_out=-1 must not be negative"),
         ({"width": 0}, "width=0.0 must be from 0.015625 to 16"),
         ({"depths": ()}, r"depths=\(\) must be at least one block"),
@@ -97,6 +106,17 @@ def test_dense_has_one_id_for_all_groups():
 def test_settings_that_cannot_run_are_refused(wrong, sentence):
     with pytest.raises(ValueError, match=sentence):
         Settings(**wrong)
+
+
+def test_groups_that_are_not_recorded_may_be_more():
+    assert Settings(method="grouped", groups=512, width=16).groups == 512
+
+
+def test_the_largest_seed_makes_the_batches_of_every_epoch(tiny, images):
+    module = Classifier(tiny(seed=10**12), images)
+    assert len(next(iter(module.train_dataloader()))[1]) == 16
+    with pytest.raises(ValueError, match="seed=1000000000001 must be from 0 to"):
+        tiny(seed=10**12 + 1)
 
 
 def test_the_network_is_drawn_from_the_seed(tiny):

@@ -7,7 +7,8 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Literal
+from numbers import Real
+from typing import TYPE_CHECKING, Literal, SupportsInt
 
 import torch
 from torch import nn
@@ -35,9 +36,11 @@ _RANGES = (
     ("logit_learning_rate", 0, 1e30, ""),
     ("momentum", 0, 0.999, ", the share of the last step that goes on"),
     ("weight_decay", 0, 1, ""),
-    ("seed", 0, 2**63 - 1, ""),
+    ("seed", 0, 10**12, ""),  # times a million, an epoch's share of it, it is still an integer of 64 bits
 )
 """Name, least, most and what helps. Infinity and NaN lie outside."""
+MOST_GROUPS = 256
+"""Of a layer whose groups are recorded: a group's number is kept in a byte."""
 
 
 @dataclass(frozen=True)
@@ -98,12 +101,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuses settings that cannot be run; the network's own are checked by `resnet`."""
-        if self.method == "dense":  # one network, one id
-            object.__setattr__(self, "groups", 1)
-        object.__setattr__(self, "depths", tuple(self.depths))
-        for f in fields(self):  # 1 and 1.0 are one setting, and have one id
-            if isinstance(f.default, float):
-                object.__setattr__(self, f.name, float(getattr(self, f.name)))
+        self._spell_alike()
         check_choice("method", self.method, Method)
         check_choice("score", self.score, Score)
         for name in ("groups", "epochs", "batch", "top_k", "assign_every"):
@@ -121,6 +119,10 @@ class Settings:
         if not 0 <= self.soft_start < 1:
             raise ValueError(f"soft_start={self.soft_start} must be a share of the training: at least 0, less than 1")
         facts = METHODS[self.method]
+        if facts.masked and self.groups > MOST_GROUPS:
+            raise ValueError(
+                f"groups={self.groups} must be at most {MOST_GROUPS}, what the records of method={self.method!r} hold"
+            )
         if facts.copies not in ("rule", "drawn"):  # nothing reads them, so they make no other run
             object.__setattr__(self, "top_k", Settings.top_k)
             object.__setattr__(self, "score", Settings.score)
@@ -145,6 +147,18 @@ class Settings:
                 f"copy_time='post-hoc' makes copies in a trained flgc or cluster: it needs method='flgc-dup' or "
                 f"'cluster-dup', not {self.method!r}"
             )
+
+    def _spell_alike(self) -> None:
+        """One network, one id: a dense network has one group, and 1 and 1.0 are one setting."""
+        if self.method == "dense":
+            object.__setattr__(self, "groups", 1)
+        object.__setattr__(self, "depths", tuple(_whole("depths", d) for d in self.depths))
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if type(f.default) is float:
+                object.__setattr__(self, f.name, float(value))
+            if type(f.default) is int:
+                object.__setattr__(self, f.name, _whole(f.name, value))
 
     @property
     def id(self) -> str:
@@ -187,6 +201,12 @@ class Settings:
                 score=self.score,
                 share=self.share,
             )
+
+
+def _whole(name: str, value: SupportsInt) -> int:
+    if not isinstance(value, Real) or value % 1 != 0:
+        raise ValueError(f"{name}={value!r} must be a whole number")
+    return int(value)
 
 
 def check_place(device: Device, threads: int | None = None, workers: int = 1) -> None:
