@@ -62,6 +62,8 @@ def test_records_and_replaces(small_network, tmp_path, capsys):
         ({"batches": ()}, "must be one or more numbers"),
         ({"threads": (-1,)}, "0 is for all cores"),
         ({"stems": ("large",)}, "must be one of"),
+        ({"stems": ()}, r"stems=\(\) must be one or more"),
+        ({"device": "cuda", "trained_run": "a-run"}, "trained_run='a-run' is measured on the processor alone"),
         ({"repetitions": 0}, "must be at least 1"),
     ],
 )

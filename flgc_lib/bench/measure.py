@@ -36,10 +36,6 @@ def bench(settings: BenchSettings) -> pd.DataFrame:
     Returns:
         The rows of this call; columns as described in docs/performance.md.
     """
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            "device='cuda' needs an NVIDIA GPU that PyTorch sees; leave it out to measure on the processor"
-        )
     _check(settings)
     frames = []
     for stem in settings.stems:
@@ -55,13 +51,15 @@ def bench(settings: BenchSettings) -> pd.DataFrame:
 
 def _check(settings: BenchSettings) -> None:
     """Refuses, before anything is measured, what could not be measured or kept."""
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            "device='cuda' needs an NVIDIA GPU that PyTorch sees; leave it out to measure on the processor"
+        )
     check_folder(settings.results)
     measurements.check(settings.results / report.TABLE, report.COLUMNS)
     cores = os.cpu_count() or 1
     if max(settings.threads) > cores:
         raise ValueError(f"threads={max(settings.threads)} must be at most {cores}, the cores of this computer, or 0")
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device='cuda' is not there: give cpu")
     if settings.trained_run is not None:
         runs = read_runs(settings.results)
         row = runs[runs["run"] == settings.trained_run]

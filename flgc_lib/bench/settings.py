@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from flgc_lib.files import RESULTS
 from flgc_lib.grouping import check_choice
@@ -30,15 +30,22 @@ class BenchSettings:
     only: tuple[str, ...] = ()
     """Names of candidates, or beginnings of names, to measure besides the dense eager model; all by default."""
     trained_run: str | None = None
-    """Id of a recorded run whose learned groups are measured too (column `run` of runs.csv)."""
+    """Id of a recorded run whose learned groups are measured too, on cpu (column `run` of runs.csv)."""
     results: Path = RESULTS
     """Folder of the records; the measurements go into bench.csv there."""
 
     def __post_init__(self) -> None:
         """Refuses what cannot be measured."""
+        if not self.stems:
+            raise ValueError(f"stems={self.stems} must be one or more of {', '.join(get_args(Stem))}")
         for stem in self.stems:
             check_choice("stem", stem, Stem)
         check_choice("device", self.device, BenchDevice)
+        if self.trained_run is not None and self.device != "cpu":
+            raise ValueError(
+                f"trained_run={self.trained_run!r} is measured on the processor alone, not on device={self.device!r}: "
+                "leave one of them out"
+            )
         for name in ("groups", "batches"):
             if min(getattr(self, name), default=0) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be one or more numbers of at least 1")
