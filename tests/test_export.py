@@ -117,6 +117,55 @@ def test_torch_export(frozen):
         assert close(program(x), frozen(x))
 
 
+class Net(nn.Module):
+    """Three learned convolutions, and a forward that a test brings along."""
+
+    def __init__(self, forward):
+        super().__init__()
+        self.a, self.b, self.c = (FLGConv2d(n, 8, 3, groups=3, padding=1) for n in (3, 8, 8))
+        self.how = forward
+
+    def forward(self, x):
+        return self.how(self, x)
+
+
+def behind_itself(m, x):
+    return m.b(m.b(m.a(x)))
+
+
+def behind_two_others(m, x):
+    y = m.a(x)
+    return m.c(m.b(y)), m.c(y)
+
+
+def before_two_others(m, x):
+    return m.b(m.a(x)) + m.c(m.a(x.flip(2)))
+
+
+def one_for_all_scales(m, x):
+    y = m.a(x)
+    return m.b(y), m.b(m.c(nn.functional.max_pool2d(y, 2)))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("forward", [behind_itself, behind_two_others, before_two_others, one_for_all_scales])
+def test_a_layer_that_is_called_twice(forward):
+    torch.manual_seed(0)
+    model = Net(forward).eval()
+    program = export(freeze(model, EXAMPLE, tune=False), EXAMPLE).module()
+    for a, b in zip(program(EXAMPLE), model(EXAMPLE), strict=True):
+        assert close(a, b)
+
+
+def test_what_computes_something_else_is_refused():
+    def asks(m, x):
+        return m.a(x) if x.mean() > 1e9 else m.a(x) * m.a.kernel_size[0]
+
+    frozen = freeze(Net(asks), EXAMPLE, tune=False)
+    with pytest.raises(ValueError, match="no attribute 'kernel_size': this network can only be used as it was frozen"):
+        portable(frozen, EXAMPLE, gather_cost=0)
+
+
 @torch.no_grad()
 def test_onnx(frozen, tmp_path):
     pytest.importorskip("onnxscript", reason="pip install 'flgc-lib[export]'")

@@ -22,6 +22,9 @@ def export(frozen: FrozenNetwork, example_input: Tensor, *, gather_cost: float =
         example_input: a batch; of more than one image if the program is to take any number of them, because
             torch.export makes a constant of a 1.
         gather_cost: see `portable`.
+
+    Raises:
+        ValueError: as `portable`.
     """
     network = portable(frozen, example_input, gather_cost=gather_cost)
     return torch.export.export(network, (example_input,), dynamic_shapes=_batch(example_input))
@@ -38,6 +41,7 @@ def export_onnx(frozen: FrozenNetwork, example_input: Tensor, path: str | Path, 
         gather_cost: see `portable`.
 
     Raises:
+        ValueError: as `portable`.
         ModuleNotFoundError: without the packages of the extra: pip install 'flgc-lib[engines]'.
     """
     write_onnx(portable(frozen, example_input, gather_cost=gather_cost), example_input, path)
