@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
+from flgc_lib.cost import count
 from flgc_lib.frozen import FrozenNetwork, freeze, load, save
 from flgc_lib.frozen.layer import FrozenConv2d
 from flgc_lib.layers import FLGConv2d
@@ -230,6 +231,62 @@ def test_two_inputs_and_a_fixed_batch(tmp_path):
     frozen = assert_keeps_its_word(Two(), X, X.flip(0), file=tmp_path / "frozen")
     with pytest.raises(ValueError, match="frozen for 2 inputs and got 1"):
         frozen(X)
+
+
+class Free(nn.Module):
+    """A convolution and a kernel, and a forward that a test brings along."""
+
+    def __init__(self, forward):
+        super().__init__()
+        self.c = nn.Conv2d(3, 4, 3, padding=1)
+        self.tied = nn.Conv2d(3, 4, 3, padding=1)
+        self.tied.weight = self.c.weight
+        self.register_buffer("ones", torch.ones(1, 4, 3, 3, dtype=torch.int64))
+        self.how = forward
+
+    def forward(self, x):
+        return self.how(self, x)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda m, x: torch.cat([m.c(x), m.tied(x)], 1),
+        lambda m, x: torch.where(x.mean() > 0.5, m.c(x), m.tied(x)),  # the example tells nothing of the first
+        lambda m, x: (F.conv2d(x, m.c.weight, m.c.bias), F.conv2d(x, m.c.weight, m.tied.bias)),
+    ],
+)
+def test_one_weight_with_two_biases(forward):
+    torch.manual_seed(0)
+    model = Free(forward).eval()
+    frozen = freeze(model, X, tune=False)
+    assert "captured as a whole" in frozen.report()
+    for x in (X, X + 1):
+        assert_same(frozen(x), model(x))
+    assert count(frozen, (3, 8, 8)) == count(model, (3, 8, 8))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("forward", "why"),
+    [
+        (lambda m, x: F.conv2d(m.c(x), m.c.weight[:, :1], groups=4, padding=x.shape[2] // 4), "depends on the size"),
+        (lambda m, x: F.conv2d(m.c(x), m.c.weight[:, :1], groups=4, dilation=x.shape[3] // 4), "depends on the size"),
+        (lambda m, x: m.c(x) * F.conv2d((m.c(x) > 0).long(), m.ones, padding=1), "not of floating-point numbers"),
+        (lambda m, x: F.conv2d(m.c(x).cfloat(), m.ones.cfloat()).abs(), "not of floating-point numbers"),
+        (lambda m, x: F.conv2d(x, m.c(x)[:2, :3]), "its weights depend on the input"),
+        (lambda m, x: F.conv2d(m.c(x), m.ones[..., :2, :2].float(), padding="same"), "uneven padding"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Using padding")
+def test_a_convolution_that_is_left_alone(forward, why):
+    torch.manual_seed(0)
+    model = Free(forward).eval()
+    frozen = freeze(model, X, tune=False)
+    assert "1 convolutions" in frozen.report() or "2 convolutions" in frozen.report()
+    assert why in frozen.report()
+    assert_same(frozen(X), model(X))
 
 
 class Own(FLGConv2d):

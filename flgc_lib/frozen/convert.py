@@ -71,7 +71,6 @@ def from_weight(
     affines: Sequence[Affine] = (),
     *,
     relu: bool = False,
-    seen: bool = False,
 ) -> FrozenConv2d:
     """A frozen layer from the tensors of a convolution.
 
@@ -82,7 +81,6 @@ def from_weight(
         groups: their number, or the channels and filters of each.
         affines: what follows, in this order.
         relu: whether a ReLU follows it.
-        seen: whether another layer of the network has the same weight, which counts once.
     """
     filters = len(weight)
     scale, shift = weight.new_ones(filters, dtype=torch.float64), weight.new_zeros(filters, dtype=torch.float64)
@@ -94,8 +92,7 @@ def from_weight(
     for channels, outputs in _equal_members(weight, groups) if isinstance(groups, int) else groups:
         part = weight[outputs] if isinstance(groups, int) else weight[outputs][:, channels]
         parts.append(Group(channels, part.double() * scale[outputs, None, None, None], shift[outputs], outputs))
-    numbers = sum(part.weight.numel() for part in parts)
-    trained = sum(affine.numbers for affine in affines) + (0 if bias is None or seen else filters)
+    trained = sum(affine.numbers for affine in affines) + (0 if bias is None else filters)
     plan = LayerPlan(
         weight.shape[1] * groups if isinstance(groups, int) else weight.shape[1],
         filters,
@@ -106,7 +103,7 @@ def from_weight(
         group_inputs=tuple(len(part.inputs) for part in parts),
         group_filters=tuple(len(part.outputs) for part in parts),
         relu=relu,
-        folded=trained - filters - (numbers if seen else 0),
+        folded=trained - filters,
     )
     layer = FrozenConv2d(plan).to(weight)
     layer.fill(parts)

@@ -5,6 +5,7 @@ views that are written to and no operation in place, so that an operation may mo
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -80,6 +81,7 @@ class _Fusing:
         self.learned = learned
         self.constants = Constants(traced)
         self.layers: dict[Any, str] = {}
+        self.counted: set[fx.Node] = set()  # weights and biases of layers: several may have them, they count once
         self.counts = dict.fromkeys(("convolutions", "norms", "sums", "relus"), 0)
         self.reasons: list[str] = []
 
@@ -93,17 +95,21 @@ class _Fusing:
     def convolution(self, node: fx.Node) -> None:
         given = arguments(node)
         weight, bias = (self.constants.tensor(given[name]) for name in ("weight", "bias"))
-        window = None if weight is None else _window(given, weight)
         if given.get("transposed"):
-            self.reasons.append(f"{node.name}: transposed")
+            reason = "transposed"
         elif cast(fx.Node, node.args[0]).meta["val"].ndim != 4:
-            self.reasons.append(f"{node.name}: for one image without a batch")
+            reason = "for one image without a batch"
         elif weight is None or (given["bias"] is not None and bias is None):
-            self.reasons.append(f"{node.name}: its weights depend on the input")
-        elif window is None:
-            self.reasons.append(f"{node.name}: uneven padding")
+            reason = "its weights depend on the input"
+        elif not weight.is_floating_point():
+            reason = "not of floating-point numbers"
+        elif set(node.all_input_nodes) - {given["input"], given["weight"], given["bias"]}:
+            reason = "its window depends on the size of the input"
+        elif (window := _window(given, weight)) is None:
+            reason = "uneven padding"
         else:
-            self._replace(self._follow(node), weight, bias, window, int(given["groups"]))
+            return self._replace(self._follow(node), weight, bias, window, int(given["groups"]))
+        self.reasons.append(f"{node.name}: {reason}")
 
     def _follow(self, node: fx.Node) -> _Chain:
         chain = _Chain(node)
@@ -160,15 +166,18 @@ class _Fusing:
 
     def _replace(self, chain: _Chain, weight: Tensor, bias: Tensor | None, window: Window, groups: int) -> None:
         graph, first, last = self.traced.graph, chain.nodes[0], chain.nodes[-1]
-        source = cast(fx.Node, arguments(first)["weight"])
+        given = arguments(first)
+        source = cast(fx.Node, given["weight"])
         name = str(source.target) if source.op == "get_attr" else first.name
-        key = (source, window, groups, chain.relu, *(reader for reader, _ in chain.norms))
-        seen = any(k[0] is source for k in self.layers)
+        key = (source, given["bias"], window, groups, chain.relu, *(reader for reader, _ in chain.norms))
         layer = None
         if key not in self.layers:
             affines = [affine for _, affine in chain.norms]
-            members = self.learned.get(name, groups)
-            layer = from_weight(weight, bias, window, members, affines, relu=chain.relu, seen=seen)
+            layer = from_weight(weight, bias, window, self.learned.get(name, groups), affines, relu=chain.relu)
+            own = {source: layer.weight.numel(), given["bias"]: layer.bias.numel()}
+            repeated = sum(numbers for tensor, numbers in own.items() if tensor in self.counted)
+            layer.plan = replace(layer.plan, folded=layer.plan.folded - repeated)
+            self.counted |= own.keys() - {None}
         with graph.inserting_before(last):
             inputs = tuple(a for a in (first.args[0], chain.residual) if a is not None)
             new = graph.create_node("call_module", "", inputs, name="convolution")
