@@ -289,6 +289,37 @@ def test_a_convolution_that_is_left_alone(forward, why):
     assert_same(frozen(X), model(X))
 
 
+def checks_a_map(m, x):
+    torch._assert_async(m.c(x).max() < 100, "too large")
+    return m.c(x)
+
+
+def checks_a_number(m, x):
+    times = x.max().int().item() + 10
+    torch._check(times < 100)
+    return m.c(x) * times
+
+
+def checks_before_it_writes(m, x):
+    y = m.c(x)
+    z = y[:, :2]
+    torch._assert_async(z.max() < 100, "too large")
+    return y.mul_(2)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("forward", [checks_a_map, checks_a_number, checks_before_it_writes])
+def test_a_check_of_values_stays(forward, tmp_path):
+    model = Free(forward).eval()
+    frozen = freeze(model, X, tune=False)
+    assert "captured as a whole" in frozen.report()
+    save(frozen, tmp_path / "frozen")
+    for network in (model, frozen, load(tmp_path / "frozen")):
+        assert_same(network(X), model(X))
+        with pytest.raises(RuntimeError):
+            network(X + 1000)
+
+
 class Own(FLGConv2d):
     def forward(self, x):
         return super().forward(x) + 1

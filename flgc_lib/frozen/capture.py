@@ -1,9 +1,10 @@
 """What a network computes, written down by torch.export as a graph of PyTorch's own operations on tensors.
 
 Views, keywords, shapes, attributes and Python's control flow are PyTorch's business here: the graph holds what was
-really computed for an example. Sizes stay free where the network lets them. What torch.export cannot follow (a branch
-that depends on values, outputs that are no tensors) cannot be captured, and neither can what is more than a function
-of the inputs: hooks, buffers that change.
+really computed for an example. Sizes stay free where the network lets them; what it checks about them becomes part of
+the signature, what it checks about values stays in the graph. What torch.export cannot follow (a branch that depends on
+values, outputs that are no tensors) cannot be captured, and neither can what is more than a function of the inputs:
+hooks, buffers that change.
 """
 
 import logging
@@ -21,6 +22,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx.experimental import _config as fx_config
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils import _pytree as pytree
 
 from flgc_lib.frozen.functional import make_functional
@@ -211,8 +213,10 @@ def _copy_inner(source: fx.GraphModule, node: fx.Node, graph: fx.Graph, copies: 
 
 
 def _is_a_check(node: fx.Node) -> bool:
-    """Whether the node computes nothing: what it checks was true of the example, or is in the guards."""
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._opname in _CHECKS and not node.users
+    """Whether the node only checks types and sizes, as the signature does too; checks of values stay in the graph."""
+    if not isinstance(node.target, torch._ops.OpOverload) or node.target._opname not in _CHECKS:
+        return False
+    return not any(free_unbacked_symbols(given.meta.get("val")) for given in node.all_input_nodes)
 
 
 def _tensor(program: ExportedProgram, name: str) -> Tensor:

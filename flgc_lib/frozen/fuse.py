@@ -270,11 +270,13 @@ def _by_channel(value: Any, channels: int, last: fx.Node) -> Tensor | None:
 
 
 def _is_needed(node: fx.Node) -> bool:
-    """Whether a node has an effect beyond its result: it draws random numbers."""
+    """Whether a node has an effect beyond its result: it draws random numbers, or checks and returns nothing."""
     if node.op in ("placeholder", "output"):
         return True
     return isinstance(node.target, torch._ops.OpOverload) and (
-        torch.Tag.nondeterministic_seeded in node.target.tags or node.target._schema.is_mutable
+        torch.Tag.nondeterministic_seeded in node.target.tags
+        or node.target._schema.is_mutable
+        or not node.target._schema.returns
     )
 
 

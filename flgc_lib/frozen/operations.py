@@ -15,8 +15,9 @@ import torch
 from flgc_lib.frozen.pooling import max_pool2d
 
 _ATEN = """
-_softmax _log_softmax _to_copy _unsafe_view _weight_norm _adaptive_avg_pool2d _assert_scalar _upsample_bilinear2d_aa
-_native_batch_norm_legit_no_training abs acos adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
+_softmax _log_softmax _to_copy _unsafe_view _weight_norm _adaptive_avg_pool2d _assert_async _assert_scalar
+_upsample_bilinear2d_aa _native_batch_norm_legit_no_training
+abs acos adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
 adaptive_max_pool1d adaptive_max_pool2d add addbmm addcdiv addcmul addmm alias all alpha_dropout amax amin aminmax any
 arange argmax argmin argsort asin atan atan2 avg_pool1d avg_pool2d avg_pool3d baddbmm batch_norm bernoulli bitwise_and
 bitwise_not bitwise_or bitwise_xor bmm broadcast_tensors broadcast_to bucketize cat ceil celu chunk clamp clamp_max
