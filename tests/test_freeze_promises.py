@@ -198,7 +198,16 @@ def test_a_branch_on_values_keeps_its_modules():
     torch.manual_seed(0)
     frozen = assert_keeps_its_word(Net(looks_inside), X)
     assert "own modules" in frozen.report()
-    assert not isinstance(frozen.network.body[1], nn.BatchNorm2d)  # certainly follows its convolution
+
+
+@torch.no_grad()
+def test_a_norm_that_is_not_always_called_stays(capfd):
+    torch.manual_seed(0)
+    model = Net(lambda m, x: m.body(m.c(x)) if x.mean() > -9 else m.body[0](m.c(x))).eval()
+    frozen = freeze(model, X, tune=False)
+    for x in (X, X - 20):  # no comparison takes the branch
+        assert_same(frozen(x), model(x))
+    assert not capfd.readouterr().err  # torch.export would print the graph
 
 
 def test_what_keeps_its_modules_cannot_be_saved(tmp_path):

@@ -142,7 +142,6 @@ def test_what_cannot_be_traced_is_frozen_in_parts(tmp_path):
     with torch.no_grad():
         assert_same(frozen(x), model(x))
     assert sum(isinstance(m, FrozenConv2d) for m in frozen.modules()) == 2
-    assert not any(isinstance(m, nn.BatchNorm2d) for m in frozen.modules())
     with pytest.raises(ValueError, match="freeze again after loading"):
         save(frozen, tmp_path / "frozen.pt")
 

@@ -7,12 +7,13 @@ values, outputs that are no tensors) cannot be captured, and neither can what is
 hooks, buffers that change.
 """
 
+import io
 import logging
 import operator
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -108,13 +109,14 @@ def _by_name(model: nn.Module, shapes: tuple[Any, ...] | None) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps torch.export's remarks about sizes, which the report says in words, from the terminal."""
+    """Keeps torch.export's remarks about sizes, which the report has in words, and unfinished graphs off the screen."""
     loggers = [logging.getLogger(name) for name in ("torch._export", "torch.export", "torch.fx", "torch._dynamo")]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:
             logger.setLevel(logging.ERROR)
-        yield
+        with redirect_stderr(io.StringIO()):  # where it prints what it had when it gave up
+            yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

@@ -42,12 +42,11 @@ def is_convertible(module: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def from_convolution(conv: nn.Module, norm: nn.BatchNorm2d | None = None, *, relu: bool = False) -> FrozenConv2d:
-    """Freezes a convolution, with the batch norm behind it folded into weight and bias.
+def from_convolution(conv: nn.Module, *, relu: bool = False) -> FrozenConv2d:
+    """Freezes a convolution.
 
     Args:
         conv: an `FLGConv2d`, or an `nn.Conv2d` for which `is_convertible` holds.
-        norm: the norm that reads the convolution and nothing else, with running statistics.
         relu: whether a ReLU follows, behind the residual if the layer is given one.
 
     Returns:
@@ -59,7 +58,7 @@ def from_convolution(conv: nn.Module, norm: nn.BatchNorm2d | None = None, *, rel
     groups: int | Members = conv.groups
     if isinstance(conv, FLGConv2d | ShuffledConv2d):
         weight, groups = dense_weight(conv), own_members(conv)
-    return from_weight(weight, conv.bias, window, groups, [] if norm is None else [_affine(norm)], relu=relu)
+    return from_weight(weight, conv.bias, window, groups, relu=relu)
 
 
 @torch.no_grad()
@@ -140,12 +139,6 @@ def _equal_members(weight: Tensor, groups: int) -> Members:
     channels = torch.arange(weight.shape[1] * groups, device=weight.device).chunk(groups)
     filters = torch.arange(len(weight), device=weight.device).chunk(groups)
     return list(zip(channels, filters, strict=True))
-
-
-def _affine(norm: nn.BatchNorm2d) -> Affine:
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    return norm_affine(norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
 
 
 def norm_affine(mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Affine:

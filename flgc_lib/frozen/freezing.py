@@ -251,11 +251,11 @@ def _in_modules(model: nn.Module, expected: list[Probe], why: str) -> FrozenNetw
         CannotFreezeError: if that changes the outputs too, or there is no convolution.
     """
     problem: str | None = None
-    for settle, fold in ((True, True), (True, False), (False, False)):
+    for settle in (True, False):
         network = inference_copy(model)
         if settle:
             settle_weights(network)
-        network, fused = replace_convolutions(network, fold=fold)
+        network, fused = replace_convolutions(network)
         use_likely_forms(network)
         if not fused.convolutions:
             problem = (
