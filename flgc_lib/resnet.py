@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from flgc_lib.blocks import BasicBlock, Bottleneck
+from flgc_lib.copying import copy_network
 from flgc_lib.grouping import check_choice
 from flgc_lib.layers import FLGConv2d, Score
 from flgc_lib.methods import ConvLayer, Method, dense_conv, method_layer
@@ -218,7 +219,8 @@ def embed(
         The copy, on the model's device.
 
     Raises:
-        ValueError: if `where` picks a convolution that FLGC cannot replace, or nothing was replaced.
+        ValueError: if `where` picks a convolution that FLGC cannot replace, nothing was replaced, or the model holds
+            what cannot be copied, such as a lock.
 
     Example:
         >>> embed(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 1)), groups=2)
@@ -258,11 +260,12 @@ def embed(
     # Whatever refers to a convolution or its weight, a list that no module knows of too, refers to the twin's.
     copies: dict[int, Any] = {id(conv): layer for conv, layer in twins.items()}
     copies |= {id(weight): layer.weight for weight, layer in weights.items()}
+    network = copy_network(model, copies)
     for conv, layer in twins.items():
         layer.bias = cast(nn.Parameter | None, copy.deepcopy(conv.bias, copies))  # whoever shares it goes on sharing it
         hooks = {name: value for name, value in vars(conv).items() if "_hook" in name}
         vars(layer).update(copy.deepcopy(hooks, copies))
-    return copy.deepcopy(model, copies)
+    return network
 
 
 def _is_ordinary(conv: nn.Conv2d) -> bool:

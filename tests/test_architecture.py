@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "flgc_lib"
 ROOMS = (
     "environment",
     "files",
+    "copying",
     "grouping",
     "masked",
     "compact",

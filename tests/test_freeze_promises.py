@@ -1,6 +1,7 @@
 """What freeze promises, on networks that are hard to freeze: the outputs of model.eval(), or a sentence."""
 
 import copy
+import threading
 from collections import OrderedDict
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from flgc_lib.cost import count
 from flgc_lib.frozen import FrozenNetwork, freeze, load, save
 from flgc_lib.frozen.layer import FrozenConv2d
 from flgc_lib.layers import FLGConv2d
+from flgc_lib.resnet import embed
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 OTHER = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(2))
@@ -415,6 +417,49 @@ def test_noise_stays_noise(tmp_path):
     save(frozen, tmp_path / "frozen")
     torch.manual_seed(5)
     assert torch.equal(load(tmp_path / "frozen")(X), first)
+
+
+def in_a_module(y):
+    module = nn.Identity()
+    module.map = y
+    return [module]
+
+
+@pytest.mark.parametrize("kept", [lambda y: [y], lambda y: {"a": (y, y.mean())}, in_a_module])
+def test_a_network_that_keeps_its_maps(kept):
+    class Keeps(nn.Sequential):
+        def forward(self, x):
+            y = self[0](x)
+            self.maps = kept(y)
+            return self[1](y)
+
+    model = Keeps(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1))
+    expected = model(X).detach()
+    assert_same(freeze(model, X, tune=False)(X), expected)
+    assert_same(embed(model, 1)(X).detach(), expected)
+    assert model(X).requires_grad
+
+
+def test_a_network_that_holds_what_cannot_be_copied():
+    model = nn.Sequential(nn.Sequential(nn.Conv2d(3, 8, 1)), nn.Conv2d(8, 8, 1))
+    model[0].lock = threading.Lock()
+    for way in (freeze, lambda model: embed(model, 2)):
+        with pytest.raises(ValueError, match=r"Sequential cannot be copied, because 0\.lock cannot .* set it to None"):
+            way(model)
+
+
+def test_a_network_whose_train_returns_nothing():
+    class Silent(nn.Sequential):
+        def train(self, mode=True):
+            super().train(mode)
+
+        def requires_grad_(self, requires_grad=True):
+            super().requires_grad_(requires_grad)
+
+    model = Silent(FLGConv2d(3, 8, 1, groups=2))
+    for network in (model, nn.Sequential(model, nn.ReLU())):
+        network.eval()
+        assert_same(freeze(network, X, tune=False)(X), network(X).detach())
 
 
 def test_a_compiled_network_is_frozen_all_the_same():

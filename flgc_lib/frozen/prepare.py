@@ -1,27 +1,29 @@
 """A copy of a trained network to work on: in eval mode, not compiled, its weights plain tensors."""
 
-import copy
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from flgc_lib.copying import copy_network
+
 
 def inference_copy(model: nn.Module) -> nn.Module:
-    """A copy of the network in eval mode, without gradients; a compiled network's is that of the network inside."""
+    """A copy of the network in eval mode, without gradients; a compiled network's is that of the network inside.
+
+    Raises:
+        ValueError: if an attribute cannot be copied, such as a lock or an open file.
+    """
     memo: dict[int, object] = {}
-    for module in model.modules():
-        # What a hook computed in the last forward pass is attached to a graph, which copy.deepcopy refuses.
-        for value in vars(module).values():
-            if isinstance(value, Tensor) and not value.is_leaf:
-                memo[id(value)] = value.detach().clone()
     for module in reversed(list(model.modules())):
         inside = getattr(module, "_orig_mod", None)
         if type(module).__name__ == "OptimizedModule" and isinstance(inside, nn.Module):
-            memo[id(module)] = copy.deepcopy(inside, memo)
-    return copy.deepcopy(model, memo).eval().requires_grad_(False)
+            memo[id(module)] = copy_network(inside, memo)
+    network = copy_network(model, memo)
+    network.eval()  # what these return, a network may have changed
+    network.requires_grad_(False)
+    return network
 
 
 @torch.no_grad()
