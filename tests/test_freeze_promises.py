@@ -341,6 +341,42 @@ def test_a_layer_with_a_forward_of_its_own(tmp_path):
     assert_keeps_its_word(model, X, file=tmp_path / "frozen")
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("forward", [looks_inside, adds_its_shape])
+def test_a_layer_that_was_given_a_forward_of_its_own(forward):
+    torch.manual_seed(0)
+    model = Net(forward).eval()
+    model.add_module("again", model.c)
+    for layer in (model.c, model.body[0]):
+        layer.forward = lambda x, before=layer.forward: before(x) * 2
+    frozen = freeze(model, X, tune=False)
+    for x in (X, X * 2 + 1):
+        assert_same(frozen(x), model(x))
+
+
+@torch.no_grad()
+def test_a_learned_layer_with_two_names():
+    layer = FLGConv2d(8, 8, 1, groups=2)
+    model = nn.Sequential(FLGConv2d(3, 8, 1, groups=2), layer, nn.ReLU(), layer).eval()
+    frozen = freeze(model, X, tune=False)
+    assert_same(frozen(X), model(X))
+    assert count(frozen, (3, 8, 8)) == count(model, (3, 8, 8))
+
+
+def test_inside_autocast_there_is_a_sentence():
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match="freeze outside of it, or in `with"):
+        freeze(nn.Conv2d(3, 4, 1), X)
+
+
+@torch.no_grad()
+def test_a_layer_of_complex_numbers_in_a_network_that_keeps_its_modules():
+    model = Net(lambda m, x: m.body(m.c(x)) if x.mean() > -9 else m.d(m.c(x).cfloat()).abs()).eval()
+    model.d = nn.Conv2d(8, 8, 1, dtype=torch.complex64)
+    frozen = freeze(model, X, tune=False)
+    assert_same(frozen(X), model(X))
+    assert_same(frozen(X - 20), model(X - 20))
+
+
 @pytest.mark.parametrize("hook", ["forward", "pre", "inside"])
 def test_hooks(hook):
     model = nn.Sequential(FLGConv2d(3, 8, 3, groups=2), nn.BatchNorm2d(8), nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU()))

@@ -19,6 +19,10 @@ Members = Sequence[tuple[Tensor, Tensor]]
 """(input channels, filters) of every group that has filters, as indices in the order of the weights."""
 
 
+_COMPUTING = {"forward", "_conv_forward", "_mask"}
+"""Methods that say what a convolution computes."""
+
+
 class Affine(NamedTuple):
     """What follows a convolution channel by channel: a multiplication and a sum."""
 
@@ -33,8 +37,13 @@ class Affine(NamedTuple):
 def is_convertible(module: nn.Module) -> bool:
     """Whether `from_convolution` can freeze the module: learned groups, or a zero-padded `nn.Conv2d`, also shuffled.
 
-    Classes derived from these compute what they like, and are left alone if they define how.
+    Classes derived from these compute what they like, and are left alone if they define how; so are layers that were
+    given a forward of their own, and weights that are no floating-point numbers.
     """
+    if not isinstance(module, FLGConv2d | nn.Conv2d) or vars(module).keys() & _COMPUTING:
+        return False
+    if not module.weight.is_floating_point():
+        return False
     if isinstance(module, FLGConv2d):
         return all(getattr(type(module), name) is getattr(FLGConv2d, name) for name in ("forward", "_mask"))
     plain = type(module) in (nn.Conv2d, ShuffledConv2d)

@@ -214,7 +214,7 @@ def _as_ordinary(network: nn.Module) -> dict[str, Members]:
     """Lets each learned convolution compute as an ordinary one, with a masked weight; returns the groups by weight."""
     learned = {}
     for name, layer in network.named_modules(remove_duplicate=False):  # torch.export may choose any of its names
-        if isinstance(layer, FLGConv2d | ShuffledConv2d) and is_convertible(layer):
+        if isinstance(layer, FLGConv2d | ShuffledConv2d) and (hasattr(layer, "dense_weight") or is_convertible(layer)):
             if not hasattr(layer, "dense_weight"):
                 layer.register_buffer("dense_weight", dense_weight(layer))
             layer.forward = MethodType(_convolve, layer)  # type: ignore[method-assign]

@@ -41,6 +41,6 @@ def _has_hooks(module: nn.Module) -> bool:
 def _why(module: nn.Module) -> str:
     if _has_hooks(module):
         return "it has a hook"
-    if isinstance(module, FLGConv2d):
+    if isinstance(module, FLGConv2d) or "forward" in vars(module):
         return f"{type(module).__name__} has a forward of its own"
     return f"{type(module).__name__} is not an ordinary convolution of two dimensions with zeros around the image"

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from flgc_lib.frozen.check import call, largest_difference
@@ -13,7 +14,7 @@ from flgc_lib.grouping import check_choice
 
 
 def check_precision(precision: str) -> None:
-    """Refuses a precision that does not exist, or not here.
+    """Refuses a precision that does not exist, or not here, and one that `torch.autocast` would change.
 
     Raises:
         ValueError: with a sentence.
@@ -24,6 +25,12 @@ def check_precision(precision: str) -> None:
             f"precision={precision!r} needs Numba (pip install 'flgc-lib[fast]') and a processor with AVX512-BF16, and "
             "one of them is missing here; use precision='fp32'"
         )
+    for device in ("cpu", "cuda"):
+        if torch.is_autocast_enabled(device):
+            raise ValueError(
+                "inside torch.autocast the trained network rounds as a frozen one does not, so that they differ: "
+                f"freeze outside of it, or in `with torch.autocast({device!r}, enabled=False):`"
+            )
 
 
 def use_likely_forms(network: nn.Module, precision: Precision = "fp32") -> None:
