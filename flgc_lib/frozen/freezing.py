@@ -68,7 +68,8 @@ def freeze(
 
     Raises:
         ValueError: if no way of freezing gives the network's outputs, with the differences; if no example was given and
-            none could be made up; for "bf16" without a processor that has it, or if outputs are no longer finite.
+            none could be made up; if the network cannot be copied; inside `torch.autocast`; for "bf16" without a
+            processor that has it, or if outputs are no longer finite.
     """
     check_precision(precision)
     given = example_input is not None
