@@ -7,12 +7,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
 
 from flgc_lib.frozen import freeze, load, save
-from flgc_lib.frozen.chain import Chain
+from flgc_lib.frozen.chain import Chain, Chained
+from flgc_lib.frozen.convert import from_convolution
 from flgc_lib.frozen.forms import FORMS
 from flgc_lib.frozen.layer import FrozenConv2d, frozen_convolutions
 from flgc_lib.layers import FLGConv2d
@@ -93,6 +94,76 @@ def test_any_network(frozen, batch, form, threads):
     for _, layer in frozen_convolutions(network):
         layer.use(form)
     assert same(network, torch.randn(batch, 3, 32, 32))
+
+
+class SideBySide(nn.Module):
+    """Frozen layers that stand side by side and see different images: `second` says what the second one sees."""
+
+    def __init__(self, second):
+        super().__init__()
+        for name, channels in {"a": (3, 8), "b": (3, 8), "c": (8, 3)}.items():
+            setattr(self, name, from_convolution(nn.Conv2d(*channels, 3, padding=1)).use("indirect"))
+        self.second = second
+
+    def forward(self, x, z):
+        z = self.second(x, z)
+        return self.a(x), self.b(z), self.c(self.a(z), z), self.c(self.b(x), x)
+
+
+class Layers(fx.Tracer):
+    """Follows a network down to its frozen layers."""
+
+    def is_leaf_module(self, module, name):
+        return isinstance(module, FrozenConv2d)
+
+
+@pytest.mark.parametrize("sizes", [(4, 1), (1, 4), (3, 2), (0, 2), (2, 0)])
+@pytest.mark.parametrize(
+    "second",
+    [
+        lambda x, z: z,  # a template, and the images that are searched for it
+        lambda x, z: z[..., :5],
+        lambda x, z: torch.cat([x[..., :8], x[..., 8:]]),  # crops
+        lambda x, z: x.unfold(2, 8, 8).permute(0, 2, 1, 4, 3).flatten(0, 1),  # patches
+        lambda x, z: x.sum(0, keepdim=True).expand(5, -1, -1, -1),
+        lambda x, z: x[:, :, :1, :1].expand(-1, -1, 9, 9),
+    ],
+)
+@torch.no_grad()
+def test_layers_side_by_side_see_different_batches(second, sizes, threads):
+    model = SideBySide(second)
+    chained = Chained(fx.GraphModule(model, Layers().trace(model)))
+    inputs = [torch.randn(size, 3, 16, 16) for size in sizes]
+    assert [len(chain.layers) for chain in chained.chains] == [6]
+    for actual, expected in zip(chained(*inputs), chained.network(*inputs), strict=True):
+        assert torch.equal(actual, expected)
+
+
+def test_what_is_searched_and_its_template():
+    class Siamese(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(3, 8, 3, padding=1)
+
+        def forward(self, x, z):
+            return self.a(x), self.b(z)
+
+    model, inputs = Siamese(), (torch.randn(4, 3, 16, 16), torch.randn(1, 3, 16, 16))
+    for actual, expected in zip(freeze(model, inputs, tune=False)(*inputs), model(*inputs), strict=True):
+        torch.testing.assert_close(actual, expected)
+
+
+def test_what_freezing_compares_is_the_chains(monkeypatch):
+    model, compute = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)), Chain.forward
+    monkeypatch.setattr(Chain, "forward", lambda *inputs: [2 * result for result in compute(*inputs)])
+    assert "for the example output 0 differs" in freeze(model, X, tune=False).report()
+
+
+def test_a_program_takes_one_number_of_images(frozen):
+    layer = frozen_convolutions(frozen.network)[0][1].computation()
+    steps = [program.Step(layer, 0, None), program.Step(layer, 1, None)]
+    with pytest.raises(ValueError, match=r"one number of images, and got \[1, 4\]"):
+        program.Program(steps, [(4, 3, 8, 8), (1, 3, 8, 8), (4, 8, 8, 8), (1, 8, 8, 8)], [2, 3])
 
 
 def test_a_network_in_several_forms(frozen):

@@ -135,7 +135,7 @@ class Chain(nn.Module):
         if self._state() != self._planned_for:
             self._plans.clear()
         forms = tuple([layer._plan.form for layer in self.layers])
-        key = (forms, kernel.shared_by(len(inputs[0])), *[x.shape for x in inputs])
+        key = (forms, kernel.threads_to_use(), *[x.shape for x in inputs])
         found = self._plans.get(key)
         if found is None:
             if len(self._plans) >= _MOST_PLANS:
@@ -161,8 +161,10 @@ class Chain(nn.Module):
             sizes.append(size)
         parts: list[_Part] = []
         computations = [layer.computation() for layer in self.layers]
+        batches = [size[0] for size in sizes[self.inputs :]]  # a layer's input and residual have its output's batch
         of_kernel = [isinstance(computation, kernel.IndirectConvolution) for computation in computations]
-        for native, numbers in groupby(range(len(self.layers)), of_kernel.__getitem__):
+        kinds = list(zip(of_kernel, batches, strict=True))
+        for (native, _), numbers in groupby(range(len(self.layers)), kinds.__getitem__):
             if native:
                 parts.append(self._together(list(numbers), computations, sizes))
             else:

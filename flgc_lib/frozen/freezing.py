@@ -181,6 +181,7 @@ def _captured_with(
         return str(reason)
     fused = fuse(captured.graph, learned)
     use_likely_forms(captured.graph)
+    frozen = FrozenNetwork(captured.graph)
     signature, checked = captured.signature, []
     for probe in expected:
         loose, broken = _without_inequalities(signature, probe.inputs)
@@ -189,7 +190,7 @@ def _captured_with(
             return complaint
         if complaint:
             continue
-        problem = difference(captured.graph, probe)
+        problem = difference(frozen, probe)
         if problem is None:
             checked.append(probe.name)
             signature = loose
@@ -200,8 +201,9 @@ def _captured_with(
     takes = tuple(describe_size(size) for size in signature.sizes) + tuple(
         f"sizes such that {g}" for g in signature.guards
     )
-    facts = Report("captured as a whole by torch.export", *fused, takes=takes, checked=tuple(checked))
-    return FrozenNetwork(captured.graph, signature=signature, report=facts)
+    frozen.signature = signature
+    frozen.facts = Report("captured as a whole by torch.export", *fused, takes=takes, checked=tuple(checked))
+    return frozen
 
 
 def _to_follow(example: tuple[Any, ...], expected: list[Probe]) -> list[tuple[Any, ...]]:

@@ -28,18 +28,24 @@ class Step(NamedTuple):
 
 
 class Program:
-    """What the kernel does for inputs of one size, with the present number of threads.
+    """What the kernel does for inputs of these sizes, with the present number of threads.
 
     Maps that nobody outside reads share one piece of memory, each from when it is written to when it was last read.
 
     Args:
         steps: the layers, in the order of their computation.
-        sizes: of all values, (B, C, H, W).
+        sizes: of all values, (B, C, H, W), with one B: the kernel is told once how many images there are.
         results: the values that are returned.
+
+    Raises:
+        ValueError: if the values have several B.
     """
 
     def __init__(self, steps: Sequence[Step], sizes: Sequence[Sequence[int]], results: Sequence[int]) -> None:
-        self.batch = sizes[0][0]
+        batches = {size[0] for size in sizes}
+        if len(batches) > 1:
+            raise ValueError(f"a program computes one number of images, and got {sorted(batches)}")
+        (self.batch,) = batches
         self.inputs = len(sizes) - len(steps)
         self.threads, self.split = shared_by(self.batch)
         schedules = []
