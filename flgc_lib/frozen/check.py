@@ -14,11 +14,15 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-"""Largest difference of an output by its type, as a share of the output's largest number."""
+"""Largest difference of an output by its type, as a share of the output's largest number of the same order."""
 SEVERAL = 10.0
 """Differences up to so many times what the network makes of a rounding error in its input are rounding errors too."""
 MOST_ROUNDING = 1e-2
-"""But no larger than this share of the largest number."""
+"""But no larger than this share of the output's largest number."""
+FAR = 10
+"""Numbers are of another order if they lie above the rest, and no number lies in so many powers of 2 between."""
+REST = 0.1
+"""Share of an output's numbers that the rest has at least."""
 
 Call = Callable[..., Any]
 
@@ -39,13 +43,14 @@ class Probe:
     expected: Any
     model: Call
 
-    def rounding(self, position: int) -> float:
-        """The largest change of an output, by number, that rounding errors in the inputs make."""
+    def rounding(self, position: int) -> Tensor:
+        """What rounding errors in the inputs change in an output, by number."""
+        expected = pytree.tree_leaves(self.expected)[position]
         try:
             nearby = call(self.model, pytree.tree_map_only(Tensor, _round_otherwise, self.inputs))
-            return _largest(pytree.tree_leaves(nearby)[position] - pytree.tree_leaves(self.expected)[position])
+            return pytree.tree_leaves(nearby)[position] - expected
         except Exception:  # a network whose outputs change their sizes
-            return 0.0
+            return torch.zeros_like(expected)
 
 
 @contextmanager
@@ -71,23 +76,34 @@ def call(network: Call, inputs: Sequence[Any]) -> Any:
         return pytree.tree_map_only(Tensor, torch.clone, network(*copies))
 
 
+def draws_outside_torch(model: Call, inputs: Sequence[Any]) -> bool:
+    """Whether a network draws random numbers from Python or NumPy, of which a captured one would keep the first."""
+
+    def then_draw(*inputs: Any) -> tuple[float, float]:
+        model(*inputs)
+        return random.random(), np.random.random()
+
+    with _same_chance():
+        return call(then_draw, inputs) != (random.random(), np.random.random())
+
+
 def probes(model: Call, example: tuple[Any, ...]) -> list[Probe]:
     """The example, and what else is like it and is taken by the network: each with what the network returns.
 
     Raises:
         Exception: whatever the network raises for the example itself.
     """
-    found = [_probe(model, "the example", example)]
+    found = [probe(model, "the example", example)]
     for name, change in (
-        ("other values", _other_values),
-        ("a batch of one", lambda x: _other_values(x)[:1]),
-        ("a batch of three", lambda x: _other_values(torch.cat([x] * 3)[:3])),
+        ("other values", other_values),
+        ("a batch of one", lambda x: other_values(x)[:1]),
+        ("a batch of three", lambda x: other_values(torch.cat([x] * 3)[:3])),
         ("a larger image", _larger),
     ):
         try:
             inputs = pytree.tree_map_only(Tensor, change, example)
             if _shapes(inputs) != _shapes(example) or name == "other values":
-                found.append(_probe(model, name, inputs))
+                found.append(probe(model, name, inputs))
         except Exception:  # not every network takes every size, and says so in its own way
             continue
     return found
@@ -110,23 +126,49 @@ def difference(network: Call, probe: Probe) -> str | None:
     return None
 
 
-def _leaf_difference(a: Any, b: Any, rounding: Callable[[], float]) -> str | None:
+def _leaf_difference(a: Any, b: Any, rounding: Callable[[], Tensor]) -> str | None:
     if not isinstance(a, Tensor) or not isinstance(b, Tensor):
         return None if type(a) is type(b) and (a == b or a != a) else "is not the same"
     if a.shape != b.shape or a.dtype != b.dtype:
         return f"is {tuple(a.shape)} of {a.dtype} instead of {tuple(b.shape)} of {b.dtype}"
     if not b.is_floating_point() or not b.numel():
         return None if torch.equal(a, b) else "is not the same"
-    if not torch.equal(a.isnan(), b.isnan()) or not torch.equal(a.isinf(), b.isinf()):
+    if not _same_exceptions(a, b):
         return "is not finite where it should be, or the other way round"
-    off, scale = _largest(a - b), _largest(b)
-    if off <= TOLERANCE.get(b.dtype, 1e-4) * scale or off <= min(SEVERAL * rounding(), MOST_ROUNDING * scale):
-        return None
-    return f"differs by {_share(off, scale):.1e} of its largest number"
+    for order in _orders(b):
+        off, scale = _largest((a - b)[order]), _largest(b[order])
+        exact = off <= TOLERANCE.get(b.dtype, 1e-4) * scale
+        if not exact and off > min(SEVERAL * _largest(rounding()[order]), MOST_ROUNDING * _largest(b)):
+            return f"differs by {_share(off, scale):.1e} of its largest number of the same order"
+    return None
+
+
+def _same_exceptions(a: Tensor, b: Tensor) -> bool:
+    """Whether NaN and both infinities are in the same places."""
+    return all(torch.equal(which(a), which(b)) for which in (torch.isnan, torch.isposinf, torch.isneginf))
+
+
+def _orders(x: Tensor) -> list[Tensor]:
+    """Where the numbers of one order are: nearly always everywhere, else where the rest is, and what lies far above.
+
+    A network that masks returns -1e9 beside its scores, and any difference of these is a small share of that.
+    """
+    normal = x.isfinite() & (x.abs() >= torch.finfo(x.dtype).tiny)
+    exponents = torch.where(normal, x.double(), 1.0).frexp().exponent.long()
+    if normal.any():
+        lowest = exponents[normal].min()
+        counts = (exponents[normal] - lowest).bincount()
+        found = counts.nonzero().flatten()
+        share = counts[found].cumsum(0) / counts.sum()
+        above = found[1:][(found.diff() > FAR) & (share[:-1] >= REST)]
+        if len(above):
+            far = normal & (exponents >= lowest + above[0])
+            return [~far, far]
+    return [torch.ones_like(normal)]
 
 
 def largest_difference(found: Any, expected: Any) -> float:
-    """The largest difference of two networks' outputs as a share of an output's largest number.
+    """The largest difference of two networks' outputs as a share of an output's largest number of the same order.
 
     Infinite if they are arranged or sized differently, or not finite in the same places. What is no floating-point
     number does not count.
@@ -138,9 +180,9 @@ def largest_difference(found: Any, expected: Any) -> float:
     shares = [0.0]
     for a, b in zip(leaves, others, strict=True):
         if isinstance(a, Tensor) and isinstance(b, Tensor) and b.is_floating_point():
-            if a.shape != b.shape or not torch.equal(a.isfinite(), b.isfinite()):
+            if a.shape != b.shape or not _same_exceptions(a, b):
                 return float("inf")
-            shares.append(_share(_largest(a - b), _largest(b)))
+            shares += [_share(_largest((a - b)[order]), _largest(b[order])) for order in _orders(b)]
     return max(shares)
 
 
@@ -153,7 +195,8 @@ def _largest(x: Tensor) -> float:
     return float(finite.double().abs().max()) if finite.numel() else 0.0
 
 
-def _probe(model: Call, name: str, inputs: tuple[Any, ...]) -> Probe:
+def probe(model: Call, name: str, inputs: tuple[Any, ...]) -> Probe:
+    """Inputs with what the network returns for them."""
     return Probe(name, inputs, call(model, inputs), model)
 
 
@@ -168,7 +211,8 @@ def _shapes(inputs: Any) -> list[tuple[int, ...]]:
     return [tuple(x.shape) for x in pytree.tree_leaves(inputs) if isinstance(x, Tensor)]
 
 
-def _other_values(x: Tensor) -> Tensor:
+def other_values(x: Tensor) -> Tensor:
+    """Other numbers with the same mean and spread; of whole numbers the same ones in another order."""
     generator = torch.Generator(x.device).manual_seed(x.numel())
     if x.is_floating_point():
         noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=torch.float32)

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from flgc_lib.controls import ShuffledConv2d
 from flgc_lib.frozen.autotune import autotune, medians
 from flgc_lib.frozen.capture import CannotCaptureError, capture
-from flgc_lib.frozen.check import Probe, call, difference, probes
+from flgc_lib.frozen.check import Probe, call, difference, draws_outside_torch, probes
 from flgc_lib.frozen.convert import Members, dense_weight, is_convertible, own_members
 from flgc_lib.frozen.forms import Precision
 from flgc_lib.frozen.fuse import fuse
@@ -159,6 +159,8 @@ def _made_up(model: nn.Module) -> tuple[Tensor]:
 
 def _captured(model: nn.Module, example: tuple[Any, ...], expected: list[Probe]) -> FrozenNetwork | str:
     """The network frozen as a whole; or why that is not possible."""
+    if draws_outside_torch(inference_copy(model), example):
+        return "it draws random numbers from Python or NumPy"
     frozen: FrozenNetwork | str = ""
     for inputs in _to_follow(example, expected):
         frozen = _captured_with(inputs, model, example, expected)

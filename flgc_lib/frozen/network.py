@@ -35,7 +35,7 @@ class Report:
 
     bf16: tuple[float, ...] = ()
     """If it may compute in bf16: how many convolutions do, and the largest difference of the example's outputs from
-    those in fp32, as a share of the largest number.
+    those in fp32, as a share of the largest number of the same order.
     """
 
     def text(self) -> str:
@@ -53,7 +53,7 @@ class Report:
             layers, difference = self.bf16
             lines.append(
                 f"in bf16: {layers} of {self.convolutions} convolutions; outputs for the example differ from those in "
-                f"fp32 by up to {difference:.2%} of the largest number"
+                f"fp32 by up to {difference:.2%} of the largest number of the same order"
             )
         if self.macs[0]:
             frozen, dense = self.macs

@@ -1,0 +1,79 @@
+"""The comparisons on which freezing relies: of outputs, and of networks that play dice."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from flgc_lib.frozen import freeze
+from flgc_lib.frozen.check import difference, largest_difference, probe
+
+X = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("shown", [7, 4, 1])
+@pytest.mark.parametrize("fill", [-1e9, 1e6, torch.finfo(torch.float32).min, -torch.inf])
+def test_a_huge_number_hides_no_difference(fill, shown):
+    def scores(x, factor=1.0):
+        return (x * factor).masked_fill(torch.arange(8) >= shown, fill)
+
+    expected = probe(scores, "scores", (X,))
+    assert difference(lambda x: scores(x, 1.001), expected) is not None
+    assert difference(lambda x: scores(x, 1 + 1e-6), expected) is None
+    assert difference(lambda x: scores(x).where(x != x.max(), 0), expected) is not None
+    assert difference(lambda x: scores(x).where(scores(x) == x, 2 * fill), expected) is not None or fill == -torch.inf
+    assert largest_difference(scores(X, 1.01), scores(X)) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_the_other_infinity_is_another_number():
+    expected = probe(lambda x: x / 0, "infinities", (X,))
+    assert difference(lambda x: -x / 0, expected) is not None
+    assert largest_difference(X / 0, -X / 0) == float("inf")
+
+
+@pytest.mark.parametrize("rounding", [lambda x: x + 1e-7 * x.roll(1), lambda x: x * (1 + 1e-6)])
+@pytest.mark.parametrize(
+    "network",
+    [
+        lambda x: (9 * x).softmax(3),
+        lambda x: torch.cat([x, 1e-9 * x]),
+        lambda x: torch.cat([x, (x * 3 - x - x - x)] * 2),
+        lambda x: torch.cat([x, x.double().mul(3).float() / 3 - x] * 2),
+        lambda x: x.relu() * (x > 2),
+        lambda x: x.flatten()[:2] * torch.tensor([1.0, 1e-6]),
+        lambda x: 0 * x,
+        lambda x: x.exp().exp(),
+        lambda x: x[:0],
+        lambda x: x.half() / 1e6,
+    ],
+)
+def test_a_rounding_error_is_no_difference(network, rounding):
+    assert difference(lambda x: network(rounding(x)), probe(network, "rounding", (X,))) is None
+
+
+def by_python(x):
+    return x.flip(3) if random.random() < 0.5 else x
+
+
+def by_numpy(x):
+    return x.flip(3) if np.random.random() < 0.5 else x
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("chance", [by_python, by_numpy])
+def test_a_network_that_plays_dice_goes_on_playing(chance, seed):
+    class Dice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.c = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            return self.c(chance(x))
+
+    random.seed(seed)
+    np.random.seed(seed)
+    frozen = freeze(Dice(), X, tune=False)
+    assert len({float(frozen(X)[0, 0, 0, 0]) for _ in range(20)}) == 2
+    assert "it draws random numbers from Python or NumPy" in frozen.report()
