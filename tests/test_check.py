@@ -1,4 +1,4 @@
-"""The comparisons on which freezing relies: of outputs, and of networks that play dice."""
+"""The comparisons on which freezing relies: of outputs, of networks that play dice, of batches with their images."""
 
 import random
 
@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from flgc_lib.frozen import freeze
+from flgc_lib.frozen.autotune import is_image_by_image
 from flgc_lib.frozen.check import difference, largest_difference, probe
 
 X = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -77,3 +79,55 @@ def test_a_network_that_plays_dice_goes_on_playing(chance, seed):
     frozen = freeze(Dice(), X, tune=False)
     assert len({float(frozen(X)[0, 0, 0, 0]) for _ in range(20)}) == 2
     assert "it draws random numbers from Python or NumPy" in frozen.report()
+
+
+def ghost_norm(x):
+    return F.batch_norm(x.view(2, -1, *x.shape[2:]), None, None, training=True).view_as(x)
+
+
+@pytest.mark.parametrize("batch", [X, torch.zeros_like(X), torch.ones_like(X), X[:1].expand_as(X), X.clamp(-1, 1)])
+@pytest.mark.parametrize(
+    "network",
+    [
+        lambda x: F.batch_norm(x, None, None, training=True),
+        lambda x: x / x.abs().amax().clamp(min=2),
+        lambda x: x / x.abs().amax().clamp(min=50),
+        lambda x: x.softmax(0),
+        lambda x: x - x.mean(0),
+        lambda x: x.flip(0),
+        lambda x: x.sort(0).values,
+        lambda x: x + 1e-3 * x.sum(0),
+        lambda x: x / len(x),
+        lambda x: x.mean((1, 2, 3), keepdim=True).squeeze(),
+        lambda x: x.mean(),
+        lambda x: x.roll(1, 0).flatten(1).argmax(1),
+        lambda x: {"out": x},
+        lambda x: (x, x),
+        ghost_norm,
+    ],
+)
+def test_a_batch_that_is_more_than_its_images(network, batch):
+    assert not is_image_by_image(network, batch)
+
+
+@pytest.mark.parametrize("batch", [X, torch.zeros_like(X), 300 * X, X.half()])
+@pytest.mark.parametrize(
+    "network",
+    [
+        lambda x: x.mean((2, 3)).relu(),
+        lambda x: x / x.flatten(1).std(1)[:, None, None, None],
+        lambda x: x.flatten(1).argmax(1),
+        lambda x: x.flatten(1).softmax(1),
+        lambda x: (x @ x).exp(),
+    ],
+)
+def test_a_batch_that_is_its_images(network, batch):
+    assert is_image_by_image(network, batch)
+
+
+def test_whole_numbers_that_are_all_the_same_tell_no_image_from_another():
+    def counts(x):
+        return x + x.unique().numel()
+
+    assert is_image_by_image(lambda x: x + 1, torch.arange(8).view(4, 2))
+    assert not is_image_by_image(counts, torch.zeros(4, 2, dtype=torch.long))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from flgc_lib.frozen.chain import Chained
+from flgc_lib.frozen.check import difference, other_values, probe, unlike
 from flgc_lib.frozen.forms import Form, Precision
 from flgc_lib.frozen.layer import FrozenConv2d, frozen_convolutions
 
@@ -115,13 +116,11 @@ def _run_network(
 
 def _images_at_once(network: Network, example: tuple[Any, ...]) -> tuple[int | None, list[Timing]]:
     """A few images' maps stay in the cache from layer to layer, those of a large batch do not."""
-    whole = network(*example)
-    if len(example) != 1 or not isinstance(whole, Tensor) or not isinstance(example[0], Tensor) or not example[0].ndim:
+    if len(example) != 1 or not isinstance(example[0], Tensor) or not example[0].ndim:
         return None, []
     threads = torch.get_num_threads()
     sizes = [n for n in sorted({1, threads, 4 * threads}) if n < len(example[0])]
-    sizes = [n for n in sizes if _same_in_parts(network, example, n, whole)]
-    if not sizes:  # one image, or a network in which a batch is more than its images
+    if not sizes or not is_image_by_image(network, example[0]):
         return None, []
     candidates = {f"{n} images": partial(in_parts, network, example, n) for n in sizes}
     candidates["all images"] = partial(in_parts, network, example, None)
@@ -131,13 +130,27 @@ def _images_at_once(network: Network, example: tuple[Any, ...]) -> tuple[int | N
     return chosen, [Timing("batch", best, _in_milliseconds(seconds))]
 
 
-def _same_in_parts(network: Network, example: tuple[Any, ...], images: int, whole: Tensor) -> bool:
-    """Whether a batch is no more than its images, of which one output each comes out."""
-    try:
-        parts = in_parts(network, example, images)
-    except (RuntimeError, ValueError, IndexError):  # it takes batches of one size only, or its outputs have no batch
+def is_image_by_image(network: Network, batch: Tensor) -> bool:
+    """Whether a batch is no more than its images, of which one output each comes out.
+
+    Compared are this batch, other values, and images so unlike each other that what one does to another shows; each
+    image's output by itself, for it would be small beside another's.
+    """
+
+    def outputs(images: int | None, x: Tensor) -> list[Tensor]:
+        return list(in_parts(network, (x,), images))
+
+    different = unlike(batch)
+    if torch.equal(different, different[:1].expand_as(different)):  # whole numbers, all the same
         return False
-    return parts.shape == whole.shape and bool((parts - whole).abs().max() <= 1e-5 * whole.abs().max())
+    for x in (batch, other_values(batch), different):
+        try:
+            whole = probe(partial(outputs, None), "a batch", (x,))
+        except Exception:  # it does not take them, or its output has no batch
+            return False
+        if difference(partial(outputs, 1), whole):
+            return False
+    return True
 
 
 def in_parts(network: Network, inputs: tuple[Any, ...], images: int | None) -> Any:

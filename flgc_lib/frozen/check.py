@@ -222,6 +222,14 @@ def other_values(x: Tensor) -> Tensor:
     return x.flatten()[order].view_as(x)
 
 
+def unlike(x: Tensor) -> Tensor:
+    """A batch of other values in which no image is like the next: of floating-point numbers, a thousand times apart."""
+    if not x.is_floating_point():
+        return other_values(x)
+    scale = 1000.0 ** (1 - torch.arange(len(x), device=x.device) % 3)
+    return (other_values(x) * scale.view(-1, *[1] * (x.ndim - 1))).to(x.dtype)
+
+
 def _larger(x: Tensor) -> Tensor:
     if x.ndim != 4 or not x.is_floating_point():
         return x
