@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from flgc_lib.frozen import freeze
 from flgc_lib.frozen.autotune import is_image_by_image
 from flgc_lib.frozen.check import difference, largest_difference, probe
+from flgc_lib.frozen.freezing import _is_about_one
 
 X = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -131,3 +132,37 @@ def test_whole_numbers_that_are_all_the_same_tell_no_image_from_another():
 
     assert is_image_by_image(lambda x: x + 1, torch.arange(8).view(4, 2))
     assert not is_image_by_image(counts, torch.zeros(4, 2, dtype=torch.long))
+
+
+@pytest.mark.parametrize(
+    ("guard", "about_one"),
+    [
+        ("input0_0 != 1", True),
+        ("input0_0 > 1", True),
+        ("1 < 3*input0_3*input0_2", True),
+        ("input0_0 > 12", False),
+        ("input0_0 != 128", False),
+        ("-1 < input0_0", False),
+        ("21 != input0_0", False),
+        ("input0_0 // 8 > 1", False),
+        ("1 < (input0_0 // 2)", False),
+        ("input0_0 > 1 and input0_0 < 9", False),
+    ],
+)
+def test_assumptions_of_sizes_of_one(guard, about_one):
+    assert _is_about_one(guard) == about_one
+
+
+@pytest.mark.parametrize("splits", [lambda n: n > 12, lambda n: n // 8 > 1])
+def test_a_branch_on_the_batch_is_taken_as_it_was(splits):
+    class Branch(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.c = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            return self.c(x) if splits(x.shape[0]) else self.c(x) / x.shape[0]
+
+    frozen = freeze(Branch(), X.repeat(4, 1, 1, 1), tune=False)
+    with pytest.raises(ValueError, match=r"sizes .* are not such that"):
+        frozen(X)

@@ -6,6 +6,7 @@ multiply-accumulates promise.
 """
 
 import copy
+import re
 from dataclasses import replace
 from functools import partial
 from types import MethodType
@@ -238,7 +239,8 @@ def _without_inequalities(signature: Signature, inputs: tuple[Any, ...]) -> tupl
 
 
 def _is_about_one(guard: str) -> bool:
-    return " and " not in guard and any(part in guard for part in (" != 1", "1 != ", " > 1", "1 < "))
+    """Whether a guard says no more than that a size, or a product of sizes, is not 0 or 1."""
+    return re.fullmatch(r"1 (!=|<) [\w*()]+|[\w*()]+ (!=|>) 1", guard) is not None
 
 
 def _narrower(signature: Signature, probe: Probe, example: tuple[Any, ...]) -> Signature:
