@@ -270,6 +270,46 @@ def test_hooks_are_called(frozen):
     assert seen[-1] == "network"
 
 
+class Shortcut(nn.Module):
+    """A shortcut that is made before a pooling, which ends a chain, and is added behind it."""
+
+    def __init__(self):
+        super().__init__()
+        self.s, self.a = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 8, 3, padding=1)
+        self.b, self.c = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+
+    def forward(self, x):
+        s = self.s(x)
+        return self.c(s), torch.relu(self.b(nn.functional.max_pool2d(self.a(x), 3, 1, 1)) + s)
+
+
+@pytest.mark.parametrize("net", [Net, Shortcut])
+def test_what_a_hook_keeps_stays(net):
+    network = freeze(net().eval(), X, tune=False)
+    expected = network(X)
+    layers = [layer for _, layer in frozen_convolutions(network)]
+    assert any(layer.plan.overwrite for layer in layers)
+    for hooked in [*([layer] for layer in layers), layers]:
+        seen, kept = [], []
+        handles = [layer.register_forward_hook(lambda *call, to=seen: to.append(call[-1])) for layer in hooked]
+        handles += [layer.register_forward_hook(lambda *call, to=kept: to.append(call[-1].clone())) for layer in hooked]
+        actual = network(X)
+        for handle in handles:
+            handle.remove()
+        assert len(seen) >= len(hooked)
+        assert all(torch.equal(a, b) for a, b in zip(seen, kept, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
+
+
+@pytest.mark.parametrize("x", [X, X[0]])
+def test_a_hook_is_called_once_a_call(x):
+    layer, seen = from_convolution(nn.Conv2d(3, 4, 3)), []
+    layer.register_forward_pre_hook(lambda *_: seen.append("before"))
+    layer.register_forward_hook(lambda *_: seen.append("after"))
+    layer(x)
+    assert seen == ["before", "after"]
+
+
 def test_a_copy_has_memory_of_its_own(frozen):
     for twin in (copy.deepcopy(frozen), pickle.loads(pickle.dumps(frozen))):
         assert twin._chained is None

@@ -161,7 +161,10 @@ class FrozenConv2d(nn.Module):
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """relu(conv(input) + bias + residual), each of the last two if there is one."""
         if input.ndim == 3:  # one image without a batch
-            return self(input[None], None if residual is None else residual[None]).squeeze(0)
+            return self._compute(input[None], None if residual is None else residual[None]).squeeze(0)
+        return self._compute(input, residual)
+
+    def _compute(self, input: Tensor, residual: Tensor | None) -> Tensor:
         if input.shape[1] != self._plan.in_channels:  # where channels are gathered, others would do
             raise RuntimeError(
                 f"the layer takes {self._plan.in_channels} channels, an input came of {tuple(input.shape)}"

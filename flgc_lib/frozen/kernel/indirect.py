@@ -52,7 +52,8 @@ class IndirectConvolution:
         bias: (N,).
         in_channels: C.
         relu: whether negative results become 0.
-        overwrite: whether the residual's memory may become the result's.
+        overwrite: whether the residual's memory may become the result's in a program whose own that memory is. A call
+            of this layer alone leaves it: who called may have kept the map.
         bf16: whether input and weights are rounded to bf16; sums stay float32. Needs a processor that has it.
     """
 
@@ -101,10 +102,7 @@ class IndirectConvolution:
         if residual is not None:
             residual = residual.contiguous()
             added = residual.data_ptr()
-        if residual is not None and self.overwrite:
-            out = residual
-        else:
-            out = x.new_empty((batch, len(self.outputs), *schedule.out_size))
+        out = x.new_empty((batch, len(self.outputs), *schedule.out_size))
         scratch = x.new_empty(threads * schedule.scratch_size) if schedule.scratch_size else None
         steps = np.array([(schedule.function, schedule.tasks, x.data_ptr(), out.data_ptr(), added)], STEP)
         compute(steps, batch, 0 if scratch is None else scratch.data_ptr(), split, threads)

@@ -54,7 +54,7 @@ class Program:
             schedules.append(step.convolution.schedule(height, width, self.split))
         self.kept = schedules, steps  # they own what the table points to
         self.scratch = self.threads * max(schedule.scratch_size for schedule in schedules)
-        self.owner = _owners(steps, self.inputs)
+        self.owner = _owners(steps, self.inputs, results)
         own = [owner for value, owner in enumerate(self.owner) if value == owner >= self.inputs]
         returned = {self.owner[value] for value in results}
         self.made = [value for value in own if value in returned]
@@ -90,11 +90,15 @@ class Program:
         return [tensors[self.owner[value]] for value in self.results]
 
 
-def _owners(steps: Sequence[Step], inputs: int) -> list[int]:
-    """By value: the value whose memory it lies in, its own or that of the residual which it overwrites."""
+def _owners(steps: Sequence[Step], inputs: int, results: Sequence[int]) -> list[int]:
+    """By value: the value whose memory it lies in, its own or that of the residual which it overwrites.
+
+    Inputs are never overwritten, nor are results: others hold them too, a hook for one.
+    """
     owner = list(range(inputs))
+    kept = {*owner, *results}
     for step in steps:
-        if step.residual is not None and step.convolution.overwrite:
+        if step.residual is not None and step.convolution.overwrite and step.residual not in kept:
             owner.append(owner[step.residual])
         else:
             owner.append(len(owner))
