@@ -4,10 +4,16 @@ import pandas as pd
 import pytest
 from test_analysis import ACCURACIES, records, rows
 
+from flgc_lib.experiment.analysis import Records
 from flgc_lib.experiment.contrasts import answer, paired, paired_differences
 from flgc_lib.experiment.records import RUN_COLUMNS
 
 T1 = 12.706205  # Student's t of one degree of freedom, 97.5 %
+
+
+@pytest.fixture(autouse=True)
+def without_arrays(monkeypatch):
+    monkeypatch.setattr(Records, "groups", lambda self, run: {})
 
 
 def test_a_paired_difference_is_over_common_seeds_only():
