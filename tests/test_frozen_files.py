@@ -194,7 +194,6 @@ def test_the_twin_sees_an_index_out_of_bounds(file, checked):
         layer.bias,
         layer.plan.in_channels,
         relu=False,
-        overwrite=False,
         bf16=layer.form == "bf16",
     )
     with pytest.raises(AssertionError, match="out of bounds"):
@@ -311,6 +310,15 @@ def test_five_hundred_changed_files_give_an_answer_or_a_sentence(file, checked, 
             continue  # PyTorch's own sentence about the operation
     assert 20 < answers < 480
     assert sentences == {True}
+
+
+def test_a_file_that_says_what_a_layer_may_overwrite_is_read(file, tmp_path):
+    path, tensors, plan, _ = file
+    plan = json.loads(json.dumps(plan))
+    for layer in plan["plan"]["layers"].values():
+        layer["overwrite"] = True
+    save_file(tensors, tmp_path / "older", {KEY: json.dumps(plan)})
+    assert torch.equal(load(tmp_path / "older")(X), load(path)(X))
 
 
 @pytest.mark.parametrize("target", ["aten.set_.source_Tensor", "aten.as_strided.default", "torch.load", "os.system"])

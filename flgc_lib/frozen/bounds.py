@@ -30,8 +30,8 @@ def check_plan(plan: LayerPlan) -> None:
             raise ValueError(f"{name} must be whole numbers from {least} to {MOST}, one for each group")
     if len(plan.group_inputs) != len(plan.group_filters) or sum(plan.group_filters) != plan.out_channels:
         raise ValueError(f"the groups of a layer must have out_channels={plan.out_channels} filters in all")
-    if type(plan.relu) is not bool or type(plan.overwrite) is not bool or type(plan.folded) is not int:
-        raise ValueError("relu and overwrite must be true or false, folded a whole number")
+    if type(plan.relu) is not bool or type(plan.folded) is not int:
+        raise ValueError("relu must be true or false, folded a whole number")
     if plan.form not in get_args(Form):
         raise ValueError(f"form={plan.form!r} must be one of {', '.join(get_args(Form))}")
 

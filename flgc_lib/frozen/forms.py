@@ -67,8 +67,6 @@ class LayerPlan:
     group_filters: tuple[int, ...]
     """Filters of each group, at least 1."""
     relu: bool = False
-    overwrite: bool = False
-    """Whether nobody reads the residual after this layer, so that the result may take its place in memory."""
     form: Form = "equal"
     folded: int = 0
     """Numbers of the trained layer and its norm that folding made unnecessary: `cost.count` still counts them."""
@@ -126,7 +124,6 @@ def _by_kernel(form: Form) -> Callable[[LayerPlan, Groups], Computation]:
                 torch.cat(biases),
                 plan.in_channels,
                 relu=plan.relu,
-                overwrite=plan.overwrite,
                 bf16=form == "bf16",
             )
         except Exception as error:  # the machine code could not be made, or not be kept

@@ -14,7 +14,7 @@ from torch import Tensor, fx
 from flgc_lib.frozen.constants import Constants
 from flgc_lib.frozen.convert import Affine, Members, from_weight, norm_affine
 from flgc_lib.frozen.layer import FrozenConv2d, place
-from flgc_lib.frozen.orders import carry_orders, reuse_memory
+from flgc_lib.frozen.orders import carry_orders
 from flgc_lib.frozen.pooling import max_pool2d
 from flgc_lib.frozen.window import Window
 
@@ -46,7 +46,6 @@ def fuse(traced: fx.GraphModule, learned: Mapping[str, Members]) -> Fused:
             fusing.convolution(node)
     _erase_unread(traced.graph)
     carry_orders(traced)
-    reuse_memory(traced)
     for node in traced.graph.find_nodes(op="call_function", target=aten.max_pool2d.default):
         node.target = max_pool2d
     traced.graph.lint()

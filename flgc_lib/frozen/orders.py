@@ -1,6 +1,5 @@
-"""What frozen layers hand on to each other: maps in the order of their groups, and memory that is used again."""
+"""What frozen layers hand on to each other: maps in the order of their groups."""
 
-from dataclasses import replace
 from typing import cast
 
 import torch
@@ -45,23 +44,6 @@ def _goes_by_pixel(node: fx.Node) -> bool:
     if not isinstance(operation, torch._ops.OpOverload) or operation._opname not in _BY_PIXEL:
         return False
     return len(node.all_input_nodes) == 1 and node.meta["val"].ndim == 4
-
-
-def reuse_memory(traced: fx.GraphModule) -> None:
-    """Lets a sum take the place of its residual, if that is a frozen layer's result that nobody reads afterwards.
-
-    All its other readers must be frozen layers too: they make tensors of their own, others might make a view.
-    """
-    order = {node: i for i, node in enumerate(traced.graph.nodes)}
-    for node in traced.graph.nodes:
-        layer = _layer(traced, node)
-        if layer is not None and len(node.args) > 1:
-            makers = [node.args[1], *node.args[1].users]
-            fresh = all(_layer(traced, m) is not None for m in makers)
-            last = all(order[reader] <= order[node] for reader in node.args[1].users)
-            alone = len([n for n in traced.graph.nodes if n.target == node.target]) == 1
-            overwrite = fresh and last and alone and node.args[0] is not node.args[1]
-            layer.plan = replace(layer.plan, overwrite=overwrite)
 
 
 def _layer(traced: fx.GraphModule, node: fx.Node) -> FrozenConv2d | None:

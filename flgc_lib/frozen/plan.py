@@ -103,9 +103,10 @@ def _step(graph: fx.Graph, name: str, kind: str, target: Any, args: Any, kwargs:
 
 
 def _layer(name: str, content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> FrozenConv2d:
-    if content.keys() != {field.name for field in fields(LayerPlan)}:
+    told = {key: value for key, value in content.items() if key != "overwrite"}  # older files have it, of no use now
+    if told.keys() != {field.name for field in fields(LayerPlan)}:
         raise ValueError(f"the plan of layer {name[:80]!r} is not complete")
-    numbers: Any = {key: _tuple(value) if isinstance(value, list) else value for key, value in content.items()}
+    numbers: Any = {key: _tuple(value) if isinstance(value, list) else value for key, value in told.items()}
     plan = LayerPlan(**numbers)
     own = {part: tensors[f"{name}.{part}"] for part in ("weight", "bias", "inputs", "outputs")}
     return FrozenConv2d.from_tensors(plan, own)

@@ -19,7 +19,6 @@ from flgc_lib.files import write_whole
 from flgc_lib.frozen.autotune import Timing
 from flgc_lib.frozen.layer import frozen_convolutions
 from flgc_lib.frozen.network import FrozenNetwork, Report
-from flgc_lib.frozen.orders import reuse_memory
 from flgc_lib.frozen.plan import describe, rebuild
 from flgc_lib.frozen.signature import Signature
 
@@ -97,7 +96,6 @@ def _rebuild(content: dict[str, Any], tensors: dict[str, Tensor]) -> FrozenNetwo
     for _, layer in frozen_convolutions(network):
         if layer.form not in layer.available_forms("bf16"):
             layer.use(layer.available_forms()[0])
-    reuse_memory(network)
     timings = [
         Timing(
             _checked(t["name"], _is_text),

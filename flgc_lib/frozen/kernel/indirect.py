@@ -52,8 +52,6 @@ class IndirectConvolution:
         bias: (N,).
         in_channels: C.
         relu: whether negative results become 0.
-        overwrite: whether the residual's memory may become the result's in a program whose own that memory is. A call
-            of this layer alone leaves it: who called may have kept the map.
         bf16: whether input and weights are rounded to bf16; sums stay float32. Needs a processor that has it.
     """
 
@@ -67,7 +65,6 @@ class IndirectConvolution:
         in_channels: int,
         *,
         relu: bool,
-        overwrite: bool,
         bf16: bool = False,
     ) -> None:
         share = pairs.share if bf16 else loops.share
@@ -75,7 +72,6 @@ class IndirectConvolution:
         self.window = window
         self.in_channels = in_channels
         self.relu = relu
-        self.overwrite = overwrite
         self.bf16 = bf16
         self.area = math.prod(window.kernel_size)
         if bf16:

@@ -91,17 +91,19 @@ class Program:
 
 
 def _owners(steps: Sequence[Step], inputs: int, results: Sequence[int]) -> list[int]:
-    """By value: the value whose memory it lies in, its own or that of the residual which it overwrites.
+    """By value: the value whose memory it lies in, its own or that of its residual, if that is read for the last time.
 
     Inputs are never overwritten, nor are results: others hold them too, a hook for one.
     """
     owner = list(range(inputs))
     kept = {*owner, *results}
-    for step in steps:
-        if step.residual is not None and step.convolution.overwrite and step.residual not in kept:
-            owner.append(owner[step.residual])
-        else:
+    last_read = {value: n for n, step in enumerate(steps) for value in (step.x, step.residual)}
+    for n, step in enumerate(steps):
+        added = step.residual
+        if added is None or added in kept or added == step.x or last_read[added] > n:
             owner.append(len(owner))
+        else:
+            owner.append(owner[added])
     return owner
 
 
