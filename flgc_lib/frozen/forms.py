@@ -238,8 +238,8 @@ def _padded(plan: LayerPlan, groups: Groups) -> tuple[Tensor | None, Tensor, Ten
         weight[g, :filters, :inputs] = group.weight
         bias[g, :filters] = group.bias
         position[group.outputs.long()] = g * most + torch.arange(filters, dtype=index.dtype, device=index.device)
-    gather = None if _is_identity(index.flatten(), plan.in_channels) else index.flatten()
-    read_out = None if _is_identity(position, len(groups) * most) else position
+    gather = None if is_identity(index.flatten(), plan.in_channels) else index.flatten()
+    read_out = None if is_identity(position, len(groups) * most) else position
     return gather, weight, bias.flatten(), read_out
 
 
@@ -247,7 +247,8 @@ def _select(x: Tensor, index: Tensor | None) -> Tensor:
     return x if index is None else x.index_select(1, index)
 
 
-def _is_identity(index: Tensor, length: int) -> bool:
+def is_identity(index: Tensor, length: int) -> bool:
+    """Whether an index into `length` channels moves nothing."""
     return len(index) == length and bool((index == torch.arange(length, device=index.device)).all())
 
 
@@ -260,4 +261,4 @@ def _slice_or_index(index: Tensor) -> slice | Tensor:
 
 def _inverse(outputs: Tensor) -> Tensor | None:
     """Where to read each canonical channel, or None if they already are in order."""
-    return None if _is_identity(outputs, len(outputs)) else outputs.argsort().to(torch.int32)
+    return None if is_identity(outputs, len(outputs)) else outputs.argsort().to(torch.int32)

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flgc_lib.frozen.check import Probe, call, difference
-from flgc_lib.frozen.forms import Group
+from flgc_lib.frozen.forms import Group, is_identity
 from flgc_lib.frozen.network import FrozenNetwork
 from flgc_lib.frozen.precision import back_to_fp32
-from flgc_lib.frozen.sites import Site, choose_forms, is_identity, most, widest
+from flgc_lib.frozen.sites import Site, choose_forms, most, widest
 
 
 class PortableConv2d(nn.Module):

@@ -10,7 +10,7 @@ from itertools import combinations, pairwise
 import torch
 from torch import Tensor, fx, nn
 
-from flgc_lib.frozen.forms import Group
+from flgc_lib.frozen.forms import Group, is_identity
 from flgc_lib.frozen.layer import FrozenConv2d, frozen_convolutions
 
 MOST_BUCKETS = 3
@@ -198,8 +198,3 @@ def widest(part: list[Group]) -> int:
 def most(part: list[Group]) -> int:
     """Most filters that a group of a bucket has."""
     return max(len(group.outputs) for group in part)
-
-
-def is_identity(index: Tensor, length: int) -> bool:
-    """Whether an index into `length` channels moves nothing."""
-    return len(index) == length and bool((index == torch.arange(length)).all())
