@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -164,13 +165,10 @@ def table(timings: Iterable[Timing]) -> str:
     """The timings as text, one layer a line."""
     lines = [f"{'layer':32} {'chosen':14} milliseconds"]
     for timing in timings:
-        others = "  ".join(f"{name} {value:.3f}" for name, value in sorted(timing.milliseconds.items(), key=_second))
+        fastest_first = sorted(timing.milliseconds.items(), key=itemgetter(1))
+        others = "  ".join(f"{name} {value:.3f}" for name, value in fastest_first)
         lines.append(f"{timing.name:32} {timing.chosen:14} {others}")
     return "\n".join(lines)
-
-
-def _second(pair: tuple[str, float]) -> float:
-    return pair[1]
 
 
 def _in_milliseconds(seconds: dict[str, float]) -> dict[str, float]:

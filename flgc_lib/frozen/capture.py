@@ -70,7 +70,7 @@ def capture(model: nn.Module, example: Sequence[Any]) -> Capture:
     hooked = [name for name, m in model.named_modules() if m._forward_hooks or m._forward_pre_hooks]
     if hooked:
         raise CannotCaptureError(f"{hooked[0] or 'the network'} has a hook, which runs only in its own module")
-    reasons = []
+    reason = ""
     for free in (_all_free, _batch_free, None):
         try:
             program = _export(model, example, free)
@@ -79,8 +79,8 @@ def capture(model: nn.Module, example: Sequence[Any]) -> Capture:
         except CannotCaptureError:
             raise
         except Exception as error:  # torch.export runs the network's own code, which may raise anything
-            reasons.append(f"torch.export: {type(error).__name__}: {(str(error).strip() or '…').splitlines()[0][:200]}")
-    raise CannotCaptureError(reasons[-1])
+            reason = f"torch.export: {type(error).__name__}: {(str(error).strip() or '…').splitlines()[0][:200]}"
+    raise CannotCaptureError(reason)
 
 
 def _all_free(x: Tensor) -> dict[int, object]:
@@ -175,7 +175,7 @@ def _graph(program: ExportedProgram) -> fx.GraphModule:
             copies[node] = graph.get_attr(str(spec.target))
             copies[node].meta = node.meta
     leaves = _copy_steps(program.graph_module, graph, copies)
-    graph.output(_pack(graph, leaves, program.call_spec.out_spec))
+    graph.output(_plain(graph, pytree.tree_unflatten(leaves, program.call_spec.out_spec)))
     return fx.GraphModule(root, graph)
 
 
@@ -228,12 +228,8 @@ def _tensor(program: ExportedProgram, name: str) -> Tensor:
     return value
 
 
-def _pack(graph: fx.Graph, leaves: list[Any], structure: pytree.TreeSpec) -> Any:
-    """The outputs as the network arranges them."""
-    return _plain(graph, pytree.tree_unflatten(leaves, structure))
-
-
 def _plain(graph: fx.Graph, value: Any) -> Any:
+    """The outputs as the network arranges them, in what a graph can hold."""
     if isinstance(value, OrderedDict):
         return graph.call_function(OrderedDict, ([(key, _plain(graph, v)) for key, v in value.items()],))
     if type(value) in (tuple, list):

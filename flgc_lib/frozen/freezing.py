@@ -121,7 +121,7 @@ def _tune(frozen: FrozenNetwork, reference: nn.Module, example: tuple[Any, ...],
         own.use(layer.form)
     times = medians({"frozen": partial(trial, *example), "trained": partial(reference, *example)})
     if frozen.facts is not None:
-        frozen.facts = frozen.facts.measured((times["frozen"], times["trained"]))
+        frozen.facts = replace(frozen.facts, seconds=(times["frozen"], times["trained"]))
 
 
 def _for_trial(frozen: FrozenNetwork) -> FrozenNetwork:

@@ -1,7 +1,7 @@
 """A frozen network, and what it can say about itself."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,9 +30,8 @@ class Report:
     """What the outputs were compared on."""
     macs: tuple[int, int] = (0, 0)
     """Multiply-accumulates of the frozen convolutions for the example, and of dense ones in their place."""
-    seconds: tuple[float, float] = field(default=(0.0, 0.0))
+    seconds: tuple[float, float] = (0.0, 0.0)
     """What the example takes, frozen and as it was; 0 if it was not measured."""
-
     bf16: tuple[float, ...] = ()
     """If it may compute in bf16: how many convolutions do, and the largest difference of the example's outputs from
     those in fp32, as a share of the largest number of the same order.
@@ -68,10 +67,6 @@ class Report:
             )
         return "\n".join(lines)
 
-    def measured(self, seconds: tuple[float, float]) -> "Report":
-        """The same with times."""
-        return replace(self, seconds=seconds)
-
 
 class FrozenNetwork(nn.Module):
     """A network for inference: fast, small, and without a gradient for its weights. It stays in eval mode.
@@ -82,12 +77,6 @@ class FrozenNetwork(nn.Module):
         images_at_once: how many images of a batch go through it together, None for all.
         timings: what the autotuner measured, empty if it did not run.
         report: what freezing did.
-
-    Attributes:
-        network: as above.
-        signature: as above.
-        images_at_once: as above.
-        timings: as above.
     """
 
     def __init__(
