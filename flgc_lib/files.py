@@ -64,4 +64,4 @@ def check_folder(folder: Path) -> None:
 
 def first_line(error: Exception) -> str:
     """What an error says, short enough for a sentence."""
-    return (str(error) or type(error).__name__).splitlines()[0].rstrip(":.")
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(":. ")

@@ -10,7 +10,7 @@ from torch import nn
 
 from flgc_lib.bench import gpu, report
 from flgc_lib.bench import measure as bench_module
-from flgc_lib.bench.candidates import BASELINE, with_groups_of
+from flgc_lib.bench.candidates import BASELINE, Candidate, with_groups_of
 from flgc_lib.bench.measure import BenchSettings, bench
 from flgc_lib.figures.speed import draw_engine_speed, draw_speed, engine_speed, speed
 from flgc_lib.figures.tables import filled
@@ -29,6 +29,14 @@ def small_network(monkeypatch):
 
     monkeypatch.setattr(bench_module, "resnet50", small)
     monkeypatch.setattr("flgc_lib.bench.candidates.resnet50", small)
+
+
+def test_a_candidate_that_fails_without_a_word_is_left_out(capsys):
+    def make():
+        raise AssertionError
+
+    assert not Candidate("odd", 1, "", nn.Identity(), make).prepare()
+    assert "odd is left out: AssertionError" in capsys.readouterr().out
 
 
 def test_records_and_replaces(small_network, tmp_path, capsys):

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from flgc_lib.files import write_whole
+from flgc_lib.files import first_line, write_whole
 
 
 def test_a_file_is_written_and_replaced(tmp_path):
@@ -63,3 +63,9 @@ def test_a_full_disk_and_a_bad_folder_get_a_sentence(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"could not be written.*Permission denied.*you may write to"):
         write_whole(tmp_path / "numbers.txt", lambda part: part.touch())
     assert [p.name for p in tmp_path.iterdir()] == ["taken"]
+
+
+@pytest.mark.parametrize("text", ["no room", "no room:\n here", "\n  no room. \nat all"])
+def test_an_error_in_a_line(text):
+    assert first_line(OSError(text)) == "no room"
+    assert first_line(OSError()) == first_line(OSError("\n")) == "OSError"

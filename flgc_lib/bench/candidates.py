@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from flgc_lib.experiment.assignments import Kind, array_name
 from flgc_lib.experiment.records import read_groups
+from flgc_lib.files import first_line
 from flgc_lib.frozen import freeze
 from flgc_lib.frozen.engines import Exporter, load
 from flgc_lib.frozen.layer import frozen_convolutions
@@ -57,7 +58,7 @@ class Candidate:
             self.run = self.make()
             self.run()
         except Exception as error:  # a missing package, a missing compiler: the other candidates go on
-            print(f"{self.name} is left out: {type(error).__name__}: {str(error).splitlines()[0]}")
+            print(f"{self.name} is left out: {type(error).__name__}: {first_line(error)}")
             return False
         return True
 

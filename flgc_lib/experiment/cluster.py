@@ -5,6 +5,8 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
+from flgc_lib.files import first_line
+
 T = TypeVar("T")
 PATIENCE = 10
 """Seconds to wait for an answer from the address; Ray alone would try for minutes."""
@@ -45,7 +47,7 @@ def each(
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ValueError(f"there is no Ray cluster at {address!r} ({str(error).splitlines()[0]})") from error
+        raise ValueError(f"there is no Ray cluster at {address!r} ({first_line(error)})") from error
     try:
         remote = ray.remote(num_cpus=cores, num_gpus=gpus, max_retries=RETRIES)(work)
         names = {remote.remote(task, **options): name for name, task in tasks.items()}

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure as Canvas
 
 from flgc_lib.experiment.analysis import of_grid
 from flgc_lib.figures.manifest import FIGURES, Figure, OfGrid
-from flgc_lib.files import write_whole
+from flgc_lib.files import first_line, write_whole
 
 _WIDTH = 5.2  # inches: a phone shows it as it is
 _LINE = 74  # letters of a caption in a line of that width
@@ -121,8 +121,7 @@ def check(results: Path, folder: Path) -> list[str]:
             try:
                 pd.testing.assert_frame_equal(pd.read_csv(stored).astype(numbers.dtypes), numbers)
             except (AssertionError, KeyError, ValueError) as error:  # ValueError: not a table
-                reason = str(error).splitlines()[0]
-                problems.append(f"{stored} is not what the records say ({reason}): type `flgc figures`")
+                problems.append(f"{stored} is not what the records say ({first_line(error)}): type `flgc figures`")
     problems += [f"{old} is no figure any more: type `flgc figures`" for old in _outdated(folder)]
     return problems
 

@@ -26,6 +26,7 @@ from torch.fx.experimental import _config as fx_config
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils import _pytree as pytree
 
+from flgc_lib.files import first_line
 from flgc_lib.frozen.functional import make_functional
 from flgc_lib.frozen.layer import place
 from flgc_lib.frozen.signature import Signature
@@ -79,7 +80,7 @@ def capture(model: nn.Module, example: Sequence[Any]) -> Capture:
         except CannotCaptureError:
             raise
         except Exception as error:  # torch.export runs the network's own code, which may raise anything
-            reason = f"torch.export: {type(error).__name__}: {(str(error).strip() or '…').splitlines()[0][:200]}"
+            reason = f"torch.export: {type(error).__name__}: {first_line(error)[:200]}"
     raise CannotCaptureError(reason)
 
 

@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
+from flgc_lib.files import first_line
+
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Largest difference of an output by its type, as a share of the output's largest number of the same order."""
 SEVERAL = 10.0
@@ -114,7 +116,7 @@ def difference(network: Call, probe: Probe) -> str | None:
     try:
         found = call(network, probe.inputs)
     except Exception as error:
-        return f"for {probe.name} it raises {type(error).__name__}: {(str(error).strip() or '…').splitlines()[0][:150]}"
+        return f"for {probe.name} it raises {type(error).__name__}: {first_line(error)[:150]}"
     leaves, structure = pytree.tree_flatten(found)
     expected, other_structure = pytree.tree_flatten(probe.expected)
     if structure != other_structure:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from flgc_lib.course.exercises.values import MOST_SHOWN, NotYet, agree, filled, first_apart, read, show, size
+from flgc_lib.files import first_line
 
 REMEDIES = {
     "name '": " Run the cells above that define it.",
@@ -201,7 +202,7 @@ def pulled_back(student: Student, value: object, leaves: Mapping[str, Tensor], u
         total = (value.reshape(upstream.shape) * upstream).sum()
         found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
     except RuntimeError as error:
-        raise NotYet(f"`{student.name}`: its gradient stops with: {str(error).splitlines()[0]}") from error
+        raise NotYet(f"`{student.name}`: its gradient stops with: {first_line(error)}") from error
     for name, gradient in zip(leaves, found, strict=True):
         if gradient is None:
             raise NotYet(f"`{student.name}`: no gradient reaches {name}.")
