@@ -7,7 +7,7 @@ Source: Motohashi and Yamauchi, section 4; protocol and columns in data/results/
 """
 
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,11 @@ import pandas as pd
 
 from flgc_lib.experiment.assignments import CORRECT, Arrays, Kind, array_name, layers
 from flgc_lib.experiment.grids import Grid, grid
-from flgc_lib.experiment.records import EPOCH_COLUMNS, read_epochs, read_groups, read_runs
-from flgc_lib.experiment.settings import Settings
+from flgc_lib.experiment.records import EPOCH_COLUMNS, SETTINGS, read_epochs, read_groups, read_runs
 from flgc_lib.experiment.statistics import interval
 from flgc_lib.methods import METHODS
 
 QUANTILES = {"smallest": 0, "low": 0.1, "median": 0.5, "high": 0.9, "largest": 1}
-_SETTINGS = [f.name for f in fields(Settings)]
 _GROUPED: dict[str, Kind] = {"channels": "channel_group", "filters": "filter_group"}
 _REGROUPING = [name for name, facts in METHODS.items() if facts.regroups and facts.control_of is None]
 """Methods of which moves are shown; a control moves as what it is a control of."""
@@ -94,7 +92,7 @@ def of_grid(name: Grid, folder: Path) -> Records:
 def arm_columns(runs: pd.DataFrame) -> list[str]:
     """What tells the arms of an experiment apart: method, G, and what else differs between runs of one method and G."""
     cells = runs.groupby(["method", "groups"])
-    others = [name for name in _SETTINGS if name not in ("method", "groups", "seed")]
+    others = [name for name in SETTINGS if name not in ("method", "groups", "seed")]
     return ["method", "groups", *[name for name in others if (cells[name].nunique() > 1).any()]]
 
 
@@ -107,7 +105,7 @@ def accuracy_by(records: Records, by: Sequence[str]) -> pd.DataFrame:
         ValueError: if runs that agree in `by` differ in another setting than the seed, and are no repetitions.
     """
     for key, cell in records.runs.groupby(list(by)):
-        differing = [name for name in _SETTINGS if name != "seed" and cell[name].nunique() > 1]
+        differing = [name for name in SETTINGS if name != "seed" and cell[name].nunique() > 1]
         if differing:
             where = ", ".join(f"{name}={value}" for name, value in zip(by, key, strict=True))
             raise ValueError(
@@ -224,18 +222,9 @@ def group_sizes(records: Records) -> pd.DataFrame:
     return table.sort_values(["groups", "kind"], kind="stable", ignore_index=True)
 
 
-def _cells(runs: pd.DataFrame) -> Iterator[tuple[str, int, pd.DataFrame]]:
-    """Runs by method, in the order of `METHODS`, and number of groups; seeds in order."""
-    for method in METHODS:
-        of_method = runs[runs["method"] == method].sort_values("seed")
-        for groups in sorted(of_method["groups"].unique()):
-            yield method, int(groups), of_method[of_method["groups"] == groups]
-
-
 def _with_arrays(records: Records) -> Iterator[tuple[dict[Hashable, Any], Arrays]]:
-    """Rows whose groups were recorded, by method, number of groups and seed."""
-    for _, _, cell in _cells(records.runs):
-        for row in cell.to_dict("records"):
-            arrays = records.groups(row["run"])
-            if arrays:
-                yield row, arrays
+    """Rows whose groups were recorded, by method in the order of `METHODS`, number of groups and seed."""
+    rows = records.runs.to_dict("records")
+    for row in sorted(rows, key=lambda row: (list(METHODS).index(row["method"]), row["groups"], row["seed"])):
+        if arrays := records.groups(row["run"]):
+            yield row, arrays
