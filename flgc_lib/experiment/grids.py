@@ -237,19 +237,9 @@ def _once(runs: list[Settings]) -> list[Settings]:
     return list({run.id: run for run in runs}.values())
 
 
-_GRIDS: dict[Grid, Callable[[], list[Settings]]] = {
-    "quick": quick,
-    "first": first,
-    "tune": tune,
-    "learn": learn,
-    "small": small,
-    "rule": rule,
-    "rates": rates,
-    "premise": premise,
-    "power": power,
-    "resnet20": resnet20,
-    "paper": paper,
-    "gpu": gpu,
+_GRIDS: Mapping[str, Callable[[], list[Settings]]] = {
+    make.__name__: make
+    for make in (quick, first, tune, learn, small, rule, rates, premise, power, resnet20, paper, gpu)
 }
 
 
