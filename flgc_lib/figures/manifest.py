@@ -1,4 +1,4 @@
-"""Every figure of the project: what it shows, where it is explained, what it is computed from and what draws it."""
+"""Every figure of the project: what it shows, what it is computed from and what draws it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,7 +36,6 @@ class Figure:
 
     Attributes:
         id: name of the files in `figures/`.
-        notebook: where it is explained.
         caption: what it shows; that of an experiment goes on with the data (see `draw.computed`).
         draw: the picture, from the numbers.
         numbers: what it is drawn from: the records of an experiment or, by a function, the folder of all records,
@@ -44,7 +43,6 @@ class Figure:
     """
 
     id: str
-    notebook: str
     caption: str
     draw: Callable[[pd.DataFrame, Canvas], None]
     numbers: OfGrid | Callable[[Path], pd.DataFrame] | None = None
@@ -57,22 +55,22 @@ def _worked_example(_: Path) -> pd.DataFrame:
 def _of_experiment(grid: Grid, network: str) -> tuple[Figure, ...]:
     """All figures that show an experiment with several methods and numbers of groups."""
     kinds = (
-        ("accuracy-against-groups", "07", "Accuracy against the number of groups",
+        ("accuracy-against-groups", "Accuracy against the number of groups",
          plots.draw_accuracy_by_groups, accuracy_by_groups),
-        ("accuracy-against-macs", "07", "Accuracy against actual MACs",
+        ("accuracy-against-macs", "Accuracy against actual MACs",
          plots.draw_accuracy_by_macs, accuracy_by_groups),
-        ("paired-differences", "07", "Paired differences in accuracy",
+        ("paired-differences", "Paired differences in accuracy",
          plots.draw_paired_differences, contrasts.paired_differences),
-        ("copies-by-layer", "06", "Copies that the rule makes, by layer, at the end",
+        ("copies-by-layer", "Copies that the rule makes, by layer, at the end",
          plots.draw_copies_by_layer, analysis.copies_by_layer),
-        ("moves-by-epoch", "06", "Moves of channels between groups",
+        ("moves-by-epoch", "Moves of channels between groups",
          plots.draw_moves_by_epoch, analysis.moves_by_epoch),
-        ("group-sizes", "06", "Sizes of the groups at the start (random) and at the end of training",
+        ("group-sizes", "Sizes of the groups at the start (random) and at the end of training",
          plots.draw_group_sizes, analysis.group_sizes),
     )  # fmt: skip
     return tuple(
-        Figure(f"{grid}-{name}", notebook, f"{caption}, {network}", draw, OfGrid(grid, table))
-        for name, notebook, caption, draw, table in kinds
+        Figure(f"{grid}-{name}", f"{caption}, {network}", draw, OfGrid(grid, table))
+        for name, caption, draw, table in kinds
     )
 
 
@@ -82,31 +80,27 @@ _COSTS = (
 )
 _SMALL_NET = "a bottleneck net with one block a stage and 16 channels in the stem"
 FIGURES = (
-    Figure("residual-blocks", "01", "The two residual blocks (the paper's Fig. 1, redrawn).", draw_blocks),
+    Figure("residual-blocks", "The two residual blocks (the paper's Fig. 1, redrawn).", draw_blocks),
     Figure(
         "groups-fixed-and-learned",
-        "03",
         "Channels, groups and filters, (a) fixed and (b) learned (the paper's Fig. 2, redrawn; the worked example).",
         draw_example_groups,
         _worked_example,
     ),
     Figure(
         "duplication-rule",
-        "04",
         "The duplication rule, k = 3, on the worked example: one channel is copied.",
         draw_example_rule,
         _worked_example,
     ),
     Figure(
         "masks",
-        "04",
         "Masks M of the worked example; numbers: the group, dashed: through a copy.",
         draw_example_masks,
         _worked_example,
     ),
     Figure(
         "frozen-speed",
-        "08",
         "ResNet-50, all convolutions of all blocks in groups: how many times faster than the dense network in eager "
         "PyTorch with folded norms (`flgc bench`, data/results/bench.csv).",
         draw_speed,
@@ -114,7 +108,6 @@ FIGURES = (
     ),
     Figure(
         "engine-speed",
-        "08",
         "The same in other engines and precisions, and by the kernel: for groups of equal and of unequal size, placed "
         "at random, and for fixed ones.",
         draw_engine_speed,
@@ -123,7 +116,6 @@ FIGURES = (
     *_of_experiment("quick", "a three-block net"),
     Figure(
         "learn-ways",
-        "06",
         f"Ways to get the groups, G = 8, {_SMALL_NET}",
         plots.draw_ways_to_learn,
         OfGrid("learn", partial(analysis.accuracy_by, by=("method", "soft_start"))),
@@ -131,21 +123,18 @@ FIGURES = (
     *_of_experiment("small", _SMALL_NET),
     Figure(
         "rule-choices",
-        "07",
         f"The rule's open choices, {_SMALL_NET}",
         plots.draw_rule_choices,
         OfGrid("rule", partial(analysis.accuracy_by, by=("method", "groups", "top_k", "score", "copy_time"))),
     ),
     Figure(
         "power-frontier",
-        "07",
         f"{_COSTS}, a bottleneck net with one block in each of two stages",
         plots.draw_frontier,
         OfGrid("power", frontier.costs),
     ),
     Figure(
         "resnet20-frontier",
-        "07",
         f"{_COSTS}, ResNet-20",
         plots.draw_frontier,
         OfGrid("resnet20", partial(frontier.costs, plan=arms.RESNET20)),
