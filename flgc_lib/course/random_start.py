@@ -26,7 +26,7 @@ def simulated_copies(
     return torch.stack(copies).double()
 
 
-def expected_copies(channels: int, groups: int, *, top_k: int = 3, step: float = 0.04) -> float:
+def expected_copies(channels: int, groups: int, *, top_k: int = 3) -> float:
     """Expected number of copies for S with independent N(0, 1) entries and the logit score, by integration.
 
     Exact up to the grid. A member's logit is the largest of G normals (distribution Φ^G); a non-member's has the
@@ -38,11 +38,11 @@ def expected_copies(channels: int, groups: int, *, top_k: int = 3, step: float =
         channels: C.
         groups: G; with one group there is nothing to copy.
         top_k: k.
-        step: of the grid.
     """
     C, G = channels, groups
     if G == 1:
         return 0.0
+    step = 0.04  # of the grid
     x = np.arange(-6, 8, step)
     below = ndtr(x)  # Φ
     member = np.clip(np.diff(below**G, append=1), 0, None)  # probability of each cell of the grid, (X,)

@@ -25,38 +25,20 @@ def draw_blocks(_: pd.DataFrame, canvas: Canvas) -> None:
     draw_bottleneck_block(right)
 
 
-def draw_basic_block(axes: Axes, channels: int = 64) -> None:
-    """Fig. 1 (a): two 3×3 convolutions and a shortcut, H(x) = F(x) + x.
-
-    Args:
-        axes: to draw on; its frame and ticks are taken away.
-        channels: of x, and of everything in the block.
-    """
-    layers = [f"3×3 conv, {channels} → {channels}", "batch norm, ReLU", f"3×3 conv, {channels} → {channels}"]
-    _draw_block(axes, "(a) basic block", [*layers, "batch norm"], channels)
+def draw_basic_block(axes: Axes) -> None:
+    """Fig. 1 (a): two 3×3 convolutions and a shortcut, H(x) = F(x) + x."""
+    layers = ["3×3 conv, 64 → 64", "batch norm, ReLU", "3×3 conv, 64 → 64", "batch norm"]
+    _draw_block(axes, "(a) basic block", layers, channels=64)
 
 
-def draw_bottleneck_block(axes: Axes, channels: int = 256, width: int = 64) -> None:
-    """Fig. 1 (b): 1×1 down, 3×3, 1×1 up and a shortcut, H(x) = F(x) + x.
-
-    Args:
-        axes: to draw on; its frame and ticks are taken away.
-        channels: of x and of the result.
-        width: channels of the 3×3 convolution between them.
-    """
-    layers = [
-        f"1×1 conv, {channels} → {width}",
-        "batch norm, ReLU",
-        f"3×3 conv, {width} → {width}",
-        "batch norm, ReLU",
-        f"1×1 conv, {width} → {channels}",
-        "batch norm",
-    ]
-    _draw_block(axes, "(b) bottleneck block", layers, channels)
+def draw_bottleneck_block(axes: Axes) -> None:
+    """Fig. 1 (b): 1×1 down, 3×3, 1×1 up and a shortcut, H(x) = F(x) + x."""
+    narrow = ["1×1 conv, 256 → 64", "batch norm, ReLU", "3×3 conv, 64 → 64", "batch norm, ReLU"]
+    _draw_block(axes, "(b) bottleneck block", [*narrow, "1×1 conv, 64 → 256", "batch norm"], channels=256)
 
 
 def _draw_block(axes: Axes, title: str, layers: Sequence[str], channels: int) -> None:
-    """Layers from top to bottom, the shortcut as a line around them on the right, then ⊕ and ReLU."""
+    """Layers from top to bottom, the shortcut as a line around them on the right, then ⊕ and ReLU; without a frame."""
     top = 0.95  # of the arrow that brings x
     fork = 0.62  # where the shortcut leaves
     for place, text in enumerate(layers):

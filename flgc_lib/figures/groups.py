@@ -16,24 +16,20 @@ from torch.nn import functional as F
 from flgc_lib.figures import worked_example
 from flgc_lib.figures.styles import group_colour
 from flgc_lib.grouping import duplicates, membership, thresholds
-from flgc_lib.layers import Score
 
 
-def draw_groups(inputs: Tensor, filters: Tensor, axes: Axes, *, copies: Tensor | None = None) -> None:
+def draw_groups(inputs: Tensor, filters: Tensor, axes: Axes) -> None:
     """Channels on the left flow into groups, which feed filters on the right (Fig. 2, redrawn).
 
     Args:
         inputs: A without copies, (C, G), bool.
         filters: B, (N, G), bool.
         axes: to draw on.
-        copies: (C, G), bool, drawn as dashed arrows.
     """
     (C, G), N = inputs.shape, len(filters)
     channel_y, filter_y, group_y = (_spread(n) for n in (C, N, G))
     for c, g in inputs.nonzero().tolist():
         _line(axes, 0.04, channel_y[c], 0.42, group_y[g], group_colour(g), "-")
-    for c, g in [] if copies is None else copies.nonzero().tolist():
-        _line(axes, 0.04, channel_y[c], 0.42, group_y[g], group_colour(g), (0, (4, 2)))
     for n, g in filters.nonzero().tolist():
         _line(axes, 0.58, group_y[g], 0.96, filter_y[n], group_colour(g), "-")
     for c in range(C):
@@ -49,20 +45,18 @@ def draw_groups(inputs: Tensor, filters: Tensor, axes: Axes, *, copies: Tensor |
     _frameless(axes)
 
 
-def draw_duplication(S: Tensor, axes: Axes, *, top_k: int = 3, score: Score = "logit") -> None:
-    """The rule as channels flowing into groups: own channels as lines, copies as dashed arrows with their score."""
-    scores = S if score == "logit" else S.softmax(dim=1)
+def draw_duplication(S: Tensor, axes: Axes) -> None:
+    """The rule, k = 3, as channels flowing into groups: own channels as lines, copies as dashed arrows with S."""
     members = membership(S)
-    copies = duplicates(scores, members, top_k)
-    tau = thresholds(scores, members, top_k)
+    copies, tau = duplicates(S, members), thresholds(S, members)
     channel_y, group_y = _spread(len(S)), _spread(S.shape[1])
     for c, g in members.nonzero().tolist():
         _line(axes, 0.25, channel_y[c], 0.76, group_y[g], group_colour(g), "-")
-        axes.text(0.19, channel_y[c], f"{scores[c, g]:.2f}", fontsize=8, ha="center", va="center")
+        axes.text(0.19, channel_y[c], f"{S[c, g]:.2f}", fontsize=8, ha="center", va="center")
     for c, g in copies.nonzero().tolist():
         _line(axes, 0.25, channel_y[c], 0.76, group_y[g], group_colour(g), (0, (4, 2)), width=2.4)
         x, y = 0.25 + 0.51 * 0.65, channel_y[c] + (group_y[g] - channel_y[c]) * 0.65
-        text = f"copy: {scores[c, g]:.2f} > {tau[g]:.2f}"
+        text = f"copy: {S[c, g]:.2f} > {tau[g]:.2f}"
         axes.text(x, y, text, fontsize=7, ha="center", va="center", bbox={"fc": "w", "ec": group_colour(g), "ls": "--"})
     for c in range(len(S)):
         _node(axes, 0.06, channel_y[c], str(c), group_colour(int(members[c].int().argmax())))
@@ -113,38 +107,30 @@ def draw_mask(
     axes.set_ylabel("filter n" + suffix)
 
 
-def draw_scores(S: Tensor, axes: Axes, *, top_k: int | None = None, score: Score = "logit") -> None:
+def draw_scores(S: Tensor, axes: Axes, *, top_k: int = 3) -> None:
     """S as a heat map: members have a solid frame, copies a dashed one, and τ stands under each group.
 
     Args:
         S: (C, G).
         axes: to draw on.
-        top_k: k of the rule; None draws no τ and no copies.
-        score: show S itself, or its row softmax.
+        top_k: k of the rule.
     """
-    scores = S if score == "logit" else S.softmax(dim=1)
     members = membership(S)
-    (C, G), span = S.shape, float(scores.abs().max())
-    axes.imshow(scores.numpy(), cmap="PuOr" if score == "logit" else "Purples", aspect="auto",
-                vmin=-span if score == "logit" else 0, vmax=span)  # fmt: skip
+    (C, G), span = S.shape, float(S.abs().max())
+    axes.imshow(S.numpy(), cmap="PuOr", aspect="auto", vmin=-span, vmax=span)
     if C <= 16:
         for c in range(C):
             for g in range(G):
-                bright = abs(float(scores[c, g])) > 0.65 * span
-                text = f"{scores[c, g]:.2f}"
+                bright = abs(float(S[c, g])) > 0.65 * span
+                text = f"{S[c, g]:.2f}"
                 axes.text(
                     g, c, text, ha="center", va="center", color="w" if bright else "k", fontsize=8 if C <= 8 else 7
                 )
-    frames = [(members, "-")]
-    labels = [f"{g}" for g in range(G)]
-    if top_k is not None:
-        frames.append((duplicates(scores, members, top_k), "--"))
-        tau = thresholds(scores, members, top_k).tolist()
-        labels = [f"{g}\nτ = {level:.2f}" for g, level in enumerate(tau)]
-    for where, style in frames:
+    for where, style in ((members, "-"), (duplicates(S, members, top_k), "--")):
         for c, g in where.nonzero().tolist():
             _frame(axes, g, c, style)
-    axes.set_xticks(range(G), labels)
+    tau = thresholds(S, members, top_k).tolist()
+    axes.set_xticks(range(G), [f"{g}\nτ = {level:.2f}" for g, level in enumerate(tau)])
     axes.set_yticks(range(C), [str(c) for c in range(C)] if C <= 16 else [""] * C)
     axes.tick_params(length=0)
     axes.set_xlabel("group g")
