@@ -43,8 +43,8 @@ def filled(document: Path, results: Path) -> str:
 
     def fill(match: re.Match[str]) -> str:
         kind, name = match["kind"], match["of"]
-        without = _WITHOUT_GRID.get(name) if kind == "table" else None
-        text = without(results) if without else _of_grid(kind, name, results)
+        measured = kind == "table" and name in _MEASURED
+        text = _measured(name, results) if measured else _of_grid(kind, name, results)
         return f"{match['open']}\n{text}\n{match['close']}" if text else match[0]
 
     text = document.read_text(encoding="utf-8")
@@ -87,7 +87,7 @@ def _premise(records: Records) -> str:
     else:
         best = found["arm"].iloc[0]
         verdict = f"The largest mean difference to its control is that of `{best}`: the two go into `power`."
-    return "\n\n".join([done, *([_markdown(rows)] if rows else []), verdict])
+    return "\n\n".join(filter(None, [done, _markdown(rows), verdict]))
 
 
 def _planned(records: Records, plan: arms.Plan) -> str:
@@ -118,8 +118,7 @@ def _planned(records: Records, plan: arms.Plan) -> str:
         for row in frontier.costs(records, plan).to_dict("records")
     ]
     done = f"{len(records.runs)} of {records.planned} runs are recorded."
-    tables = [_primary(records, plan), *(_markdown(rows) for rows in (judged, reached) if rows)]
-    return "\n\n".join([done, *filter(None, tables)])
+    return "\n\n".join(filter(None, [done, _primary(records, plan), _markdown(judged), _markdown(reached)]))
 
 
 def _primary(records: Records, plan: arms.Plan = arms.POWER) -> str:
@@ -135,7 +134,7 @@ def _primary(records: Records, plan: arms.Plan = arms.POWER) -> str:
         }
         for row in arms.primary(records, plan).to_dict("records")
     ]
-    return _markdown(rows) if rows else ""
+    return _markdown(rows)
 
 
 def _p(p: float) -> str:
@@ -145,12 +144,12 @@ def _p(p: float) -> str:
 def _accuracy(records: Records) -> str:
     """Accuracy and costs of an experiment, a row a method and number of groups."""
     rows = []
-    arms = arm_columns(records.runs)
-    for row in accuracy_by(records, arms).to_dict("records"):
+    columns = arm_columns(records.runs)
+    for row in accuracy_by(records, columns).to_dict("records"):
         spread = f" ± {row['spread']:.2f} [{row['low']:.2f}, {row['high']:.2f}]" if row["seeds"] > 1 else ""
         rows.append(
             {
-                **{{"groups": "G"}.get(name, name): row[name] for name in arms},
+                **{{"groups": "G"}.get(name, name): row[name] for name in columns},
                 "test accuracy (%)": f"{row['accuracy']:.2f}{spread}",
                 "seeds": row["seeds"],
                 "MACs (M)": f"{row['mega_macs']:.2f}",
@@ -162,11 +161,14 @@ def _accuracy(records: Records) -> str:
     return _markdown(rows)
 
 
-def _of_bench(results: Path) -> str:
+def _measured(table: str, results: Path) -> str:
+    name, compute = _MEASURED[table]
+    frame = measurements.read(results / name)
+    return "" if frame.empty else compute(frame)
+
+
+def _of_bench(frame: pd.DataFrame) -> str:
     """For every processor, stem, batch and number of threads, times and ratios by candidate and groups."""
-    frame = measurements.read(results / report.TABLE)
-    if frame.empty:
-        return ""
     by = ["processor", "stem", "size", "batch", "threads"]
     return "\n".join(_speed(rows) for _, rows in frame.groupby(by, sort=True))
 
@@ -193,11 +195,8 @@ def _speed(rows: pd.DataFrame) -> str:
     return f"{heading}\n\n{_markdown(table)}\n"
 
 
-def _choice(results: Path) -> str:
+def _choice(frame: pd.DataFrame) -> str:
     """What is fastest, and how many times faster than dense eager, by kind of groups and precision."""
-    frame = measurements.read(results / report.TABLE)
-    if frame.empty:
-        return ""
     frame = frame.assign(
         kind=frame["candidate"].str.split(" ").str[0],
         precision=frame["candidate"].str.extract(r"(bf16|int8)$", expand=False).fillna("fp32"),
@@ -212,7 +211,7 @@ def _choice(results: Path) -> str:
             cells = {head: _fastest(of_precision[of_precision["kind"] == kind]) for kind, head in _KINDS.items()}
             network = f"`{stem}`, {report.load(batch, threads)}"
             table.append({"processor": processor, "network": network, "G": groups, "precision": precision, **cells})
-    return _markdown(table) if table else ""
+    return _markdown(table)
 
 
 def _fastest(rows: pd.DataFrame) -> str:
@@ -222,7 +221,7 @@ def _fastest(rows: pd.DataFrame) -> str:
     return f"{best['times_faster']:.1f}: {best['candidate'].partition(' ')[2]}"
 
 
-def _of_engines(results: Path) -> str:
+def _of_engines(frame: pd.DataFrame) -> str:
     """Accuracy of trained networks in other engines, and what it lost there."""
     rows = [
         {
@@ -234,16 +233,13 @@ def _of_engines(results: Path) -> str:
             "there (%)": f"{row['accuracy']:.2%}".rstrip("%"),
             "lost (points)": f"{100 * (row['accuracy_frozen'] - row['accuracy']):.2f}",
         }
-        for row in measurements.read(results / deploy.TABLE).to_dict("records")
+        for row in frame.to_dict("records")
     ]
-    return _markdown(rows) if rows else ""
+    return _markdown(rows)
 
 
-def _of_ablation(results: Path) -> str:
+def _of_ablation(frame: pd.DataFrame) -> str:
     """What the copies of trained networks are worth, a row a method, number of groups and channels of a group."""
-    frame = measurements.read(results / ablation.TABLE)
-    if frame.empty:
-        return ""
     rows = []
     for case, runs in frame.groupby(["method", "groups", "share"], sort=True):
         method, groups, share = cast(tuple[str, int, float], case)
@@ -267,16 +263,19 @@ def _of_ablation(results: Path) -> str:
 
 
 _KINDS = {"grouped": "fixed equal groups", "equal": "learned, equal", "flgc": "learned, unequal"}
-_WITHOUT_GRID: dict[str, Callable[[Path], str]] = {
-    "bench": _of_bench,
-    "choice": _choice,
-    "engines": _of_engines,
-    "ablation": _of_ablation,
+_MEASURED: Mapping[str, tuple[str, Callable[[pd.DataFrame], str]]] = {
+    "bench": (report.TABLE, _of_bench),
+    "choice": (report.TABLE, _choice),
+    "engines": (deploy.TABLE, _of_engines),
+    "ablation": (ablation.TABLE, _of_ablation),
 }
+"""Tables of no grid: the file of their measurements, and what computes them."""
 
 
 def _markdown(rows: Sequence[Mapping[str, object]]) -> str:
-    """A table; the keys of the rows are the heads of its columns."""
+    """A table; the keys of the rows are the heads of its columns. Nothing for no rows."""
+    if not rows:
+        return ""
     lines = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)]
     return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in lines)
 
