@@ -184,14 +184,9 @@ def kernel(specs: Any = None) -> Finding:  # noqa: ANN401 - an optional package'
 
 def threads(cores: int | None = None) -> Finding:
     """How many processor threads there are, and an accelerator if there is one."""
-    count = (
-        cores
-        if cores is not None
-        else len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count()
-    )
-    sentence = f"{count or 1} processor {'thread' if count == 1 else 'threads'}"
+    if cores is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    sentence = f"{cores} processor {'thread' if cores == 1 else 'threads'}"
     try:
         import torch
 
@@ -199,7 +194,7 @@ def threads(cores: int | None = None) -> Finding:
             sentence += f", GPU {torch.cuda.get_device_name()}"
     except ImportError:
         pass
-    if (count or 1) < 2:
+    if cores < 2:
         return Finding(
             "processor", "note", f"{sentence}: the run times in the notebooks are for two, yours are longer."
         )
