@@ -132,7 +132,10 @@ def loaded_by(*modules):
             ("flgc_lib.layers", "flgc_lib.methods", "flgc_lib.cost"),
             {"lightning", "pandas", "matplotlib", "torchvision"},
         ),
-        (("flgc_lib.experiment.records", "flgc_lib.experiment.grids"), {"lightning", "matplotlib"}),
+        (
+            ("flgc_lib.experiment.records", "flgc_lib.experiment.grids", "flgc_lib.experiment.checkpoint"),
+            {"lightning", "matplotlib", "numba"},
+        ),
     ],
 )
 def test_a_room_loads_what_it_needs(modules, not_loaded):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from flgc_lib.data import synthetic
-from flgc_lib.experiment.checkpoint import freeze_checkpoint
+from flgc_lib.experiment.deploy import freeze_checkpoint
 from flgc_lib.experiment.training import Classifier, fit
 from flgc_lib.frozen import load
 

@@ -35,8 +35,7 @@ def freeze(
         root: folder of datasets.
         results: folder of records, whose engines.csv gets a row about the test.
     """
-    from flgc_lib.experiment.checkpoint import freeze_checkpoint
-    from flgc_lib.experiment.deploy import check_records, frozen_accuracy
+    from flgc_lib.experiment.deploy import check_records, freeze_checkpoint, frozen_accuracy
 
     check_records(results, data, "data")
     frozen = freeze_checkpoint(checkpoint, output, precision=precision, batch=batch, size=size, tune=tune)

@@ -1,4 +1,4 @@
-"""A run's checkpoint, `last.ckpt`: what the library puts into it, its one reader, and freezing its network.
+"""A run's checkpoint, `last.ckpt`: what the library puts into it, and its one reader.
 
 The rest of the file is Lightning's: the network's state under "state_dict", those of optimisers and loops.
 """
@@ -13,12 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from flgc_lib.experiment.settings import Settings
-from flgc_lib.frozen import FrozenNetwork, freeze, save
-from flgc_lib.frozen.forms import Precision
-from flgc_lib.frozen.precision import check_precision
 
-MOST_PIXELS = 2**24
-"""Of a batch that something is tuned for: 16 images of 1024 × 1024."""
 _ENTRY = "flgc"  # what the library adds to Lightning's content
 _PREFIX = "model."  # of the network's entries in "state_dict": the attribute of `Classifier`
 
@@ -131,56 +126,5 @@ def trained_network(path: Path) -> tuple[Saved, nn.Module]:
     return saved, model
 
 
-def check_images(batch: int, size: int) -> None:
-    """Refuses a batch of images that no network takes, or no memory holds.
-
-    Raises:
-        ValueError: saying what is allowed.
-    """
-    for name, number, most in (("batch", batch, 4096), ("size", size, 4096)):
-        if not 1 <= number <= most:
-            raise ValueError(f"{name}={number} must be from 1 to {most}")
-    if batch * size * size > MOST_PIXELS:
-        raise ValueError(
-            f"batch={batch} of size={size} is more than {MOST_PIXELS:,} pixels: give a smaller batch or size"
-        )
-
-
 def _kinds(state: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
     return {name: (value.shape, value.dtype) for name, value in state.items()}
-
-
-def freeze_checkpoint(
-    checkpoint: Path,
-    output: Path,
-    *,
-    precision: Precision = "fp32",
-    batch: int = 1,
-    size: int = 32,
-    tune: bool = True,
-) -> FrozenNetwork:
-    """Freezes the network of a checkpoint, writes it, and returns it: what `flgc freeze` does.
-
-    Args:
-        checkpoint: `last.ckpt` of a run.
-        output: file to write; read it with `flgc_lib.frozen.load`.
-        precision: see `freeze`.
-        batch: images at once that the layers are tuned for.
-        size: their height and width.
-        tune: whether to time the forms of every layer on this machine; without, the likely fastest are taken.
-
-    Raises:
-        ValueError: if the file is no checkpoint of this library, or the one to write; if the run's groups have not
-            closed yet; or for a precision that this processor does not have.
-    """
-    if output.exists() and output.samefile(checkpoint):
-        raise ValueError(
-            f"{output} is the checkpoint itself, which would be lost; give another path for what is frozen"
-        )
-    check_images(batch, size)
-    check_precision(precision)
-    _, model = trained_network(checkpoint)
-    example = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
-    frozen = freeze(model, example, tune=tune, precision=precision)
-    save(frozen, output)
-    return frozen

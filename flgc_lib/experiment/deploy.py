@@ -1,4 +1,4 @@
-"""A trained network for another engine or in another precision: calibrated on training images, tested before and after.
+"""A trained network made fast: frozen, or written for another engine or precision, and tested before and after.
 
 `engines.csv` in the folder of the records has a row for every network, engine and precision that was tested; the engine
 of a frozen network as it is is called "kernel".
@@ -13,16 +13,55 @@ from torch import Tensor
 
 from flgc_lib.data import Batches, Dataset, load
 from flgc_lib.experiment import measurements
-from flgc_lib.experiment.checkpoint import Saved, check_images, trained_network
+from flgc_lib.experiment.checkpoint import Saved, trained_network
 from flgc_lib.experiment.records import code_version, processor_name
 from flgc_lib.experiment.settings import Settings
 from flgc_lib.files import ROOT
-from flgc_lib.frozen import FrozenNetwork, engines, freeze
+from flgc_lib.frozen import FrozenNetwork, engines, freeze, save
 from flgc_lib.frozen.forms import Precision
+from flgc_lib.frozen.precision import check_precision
 
 CALIBRATION_IMAGES = 512
 TEST_BATCH = 100
 TABLE = "engines.csv"
+MOST_PIXELS = 2**24
+"""Of a batch that something is tuned for: 16 images of 1024 × 1024."""
+
+
+def freeze_checkpoint(
+    checkpoint: Path,
+    output: Path,
+    *,
+    precision: Precision = "fp32",
+    batch: int = 1,
+    size: int = 32,
+    tune: bool = True,
+) -> FrozenNetwork:
+    """Freezes the network of a checkpoint, writes it, and returns it: what `flgc freeze` does.
+
+    Args:
+        checkpoint: `last.ckpt` of a run.
+        output: file to write; read it with `flgc_lib.frozen.load`.
+        precision: see `freeze`.
+        batch: images at once that the layers are tuned for.
+        size: their height and width.
+        tune: whether to time the forms of every layer on this machine; without, the likely fastest are taken.
+
+    Raises:
+        ValueError: if the file is no checkpoint of this library, or the one to write; if the run's groups have not
+            closed yet; or for a precision that this processor does not have.
+    """
+    if output.exists() and output.samefile(checkpoint):
+        raise ValueError(
+            f"{output} is the checkpoint itself, which would be lost; give another path for what is frozen"
+        )
+    _check_images(batch, size)
+    check_precision(precision)
+    _, model = trained_network(checkpoint)
+    example = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
+    frozen = freeze(model, example, tune=tune, precision=precision)
+    save(frozen, output)
+    return frozen
 
 
 def export_checkpoint(
@@ -57,7 +96,7 @@ def export_checkpoint(
     Raises:
         ValueError: if the file is no checkpoint of this library, and as `dataset_of` and `engines.Exporter`.
     """
-    check_images(batch, size)
+    _check_images(batch, size)
     saved, model = trained_network(checkpoint)
     check_records(results, calibrate, "calibrate")
     data = None if calibrate is None else dataset_of(saved, calibrate, root)
@@ -71,6 +110,21 @@ def export_checkpoint(
     run = engines.load(output, torch.Size((TEST_BATCH, 3, size, size)))
     columns = {"engine": engine, "precision": precision, "calibration_images": CALIBRATION_IMAGES, "gather_cost": cost}
     return f"{found}; {_tested(saved.settings, frozen, run, data, results, columns)}"
+
+
+def _check_images(batch: int, size: int) -> None:
+    """Refuses a batch of images that no network takes, or no memory holds.
+
+    Raises:
+        ValueError: saying what is allowed.
+    """
+    for name, number, most in (("batch", batch, 4096), ("size", size, 4096)):
+        if not 1 <= number <= most:
+            raise ValueError(f"{name}={number} must be from 1 to {most}")
+    if batch * size * size > MOST_PIXELS:
+        raise ValueError(
+            f"batch={batch} of size={size} is more than {MOST_PIXELS:,} pixels: give a smaller batch or size"
+        )
 
 
 def calibration_images(data: Dataset) -> Tensor:
