@@ -4,9 +4,8 @@ import sys
 from pathlib import Path
 
 from flgc_lib import environment
+from flgc_lib.course.notebooks import FOLDER, execute_all
 from flgc_lib.course.session import Mode
-
-NOTEBOOKS = Path("notebooks")
 
 
 def check() -> None:
@@ -17,7 +16,7 @@ def check() -> None:
 def notebooks(
     *,
     mode: Mode = "standard",
-    into: Path = NOTEBOOKS,
+    into: Path = FOLDER,
     only: tuple[str, ...] = (),
     workers: int = 2,
     measure: bool = False,
@@ -31,8 +30,6 @@ def notebooks(
         workers: notebooks side by side.
         measure: note the run times for the opening cells; do it on a computer that does nothing else.
     """
-    from flgc_lib.course.notebooks import execute_all
-
     failures = execute_all(mode, into, only=only, workers=workers, measure=measure)
     if failures:
         sys.exit(f"flgc: {len(failures)} notebooks failed: {', '.join(failures)}")
