@@ -11,7 +11,7 @@ from typing import Any
 
 from flgc_lib.experiment import arms, frontier
 from flgc_lib.experiment.analysis import Records, origin_of_copies
-from flgc_lib.experiment.contrasts import bracketed
+from flgc_lib.experiment.contrasts import bracketed, in_words
 from flgc_lib.experiment.frontier import EQUAL_COST
 from flgc_lib.experiment.grids import JUDGED, PRIMARY_SEEDS, SECONDARY_SEEDS
 from flgc_lib.experiment.statistics import expected_half
@@ -31,20 +31,12 @@ _BOTH = " and ".join(map(str, JUDGED))
 def answer(records: Records) -> str:
     """A few paragraphs of Markdown: what is claimed, and why, and how sure."""
     judged = list(_judged(records))
-    return "\n\n".join(
-        [
-            _claim(judged),
-            "**Evidence.**",
-            "\n".join(f"- {sentence}" for sentence in _evidence(records, judged)),
-            "**How sure.** " + " ".join(_confidence(records, judged)),
-            "**What would refute it.** " + " ".join(_refutation(judged)),
-        ]
-    )
+    return in_words(_claim(judged), _evidence(records, judged), _confidence(records, judged), _refutation(judged))
 
 
 def claim(records: Records) -> str:
     """What is shown, what is not, and what is still open: a paragraph."""
-    return _claim(_judged(records))
+    return f"**Claim.** {_claim(_judged(records))}"
 
 
 def _judged(records: Records) -> Iterator[dict[Any, Any]]:
@@ -57,8 +49,7 @@ def _judged(records: Records) -> Iterator[dict[Any, Any]]:
 
 
 def _claim(judged: Iterable[dict[Any, Any]]) -> str:
-    sentences = " ".join(map(_sentence, judged))
-    return f"**Claim.** {sentences or 'None: no two arms that the question is about are both recorded.'}"
+    return " ".join(map(_sentence, judged)) or "None: no two arms that the question is about are both recorded."
 
 
 def _sentence(row: dict[Any, Any]) -> str:

@@ -49,9 +49,8 @@ def paired_differences(records: Records, pairs: Iterable[Pair] = PAIRS, *, any_p
     """
     rows = []
     for method, baseline in pairs:
-        differences = paired(records, method, baseline, any_processor=any_processor)[
-            "difference"
-        ].unstack()  # seeds × G
+        by_seed = paired(records, method, baseline, any_processor=any_processor)
+        differences = by_seed["difference"].unstack()  # seeds × G
         for groups, values in (*differences.items(), ("mean", differences.dropna().mean(axis="columns"))):
             found = values.dropna()
             if len(found):
@@ -110,15 +109,28 @@ def answer(records: Records) -> str:
     judged = {pair: paired_differences(records, [pair]) for pair in _WORDS}
     known = {pair: rows.iloc[-1] for pair, rows in judged.items() if len(rows) and rows["groups"].iloc[-1] == "mean"}
     claims = _claims({pair: verdict(row["low"], row["high"], row["seeds"]) for pair, row in known.items()})
+    refutation = (
+        "An interval that lies on one side of 0 in an experiment of more seeds, most of all one in which maps have "
+        "become important before the rule copies them, beside as many random copies (data/results/README.md, “Premise” "
+        "and “Power”)."
+    )
+    return in_words(
+        claims or "None: no two methods that the question is about are both recorded.",
+        (_evidence(records, pair) for pair in _WORDS),
+        _confidence(records, known),
+        [refutation],
+    )
+
+
+def in_words(claim: str, evidence: Iterable[str], confidence: Iterable[str], refutation: Iterable[str]) -> str:
+    """An answer as Markdown: a claim, its evidence, how sure it is, and what would refute it."""
     return "\n\n".join(
         [
-            f"**Claim.** {claims or 'None: no two methods that the question is about are both recorded.'}",
+            f"**Claim.** {claim}",
             "**Evidence.**",
-            "\n".join(f"- {_evidence(records, pair)}" for pair in _WORDS),
-            "**How sure.** " + " ".join(_confidence(records, known)),
-            "**What would refute it.** An interval that lies on one side of 0 in an experiment of more seeds, most "
-            "of all one in which maps have become important before the rule copies them, beside as many random copies "
-            "(data/results/README.md, “Premise” and “Power”).",
+            "\n".join(f"- {sentence}" for sentence in evidence),
+            f"**How sure.** {' '.join(confidence)}",
+            f"**What would refute it.** {' '.join(refutation)}",
         ]
     )
 
