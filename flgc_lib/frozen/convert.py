@@ -51,12 +51,11 @@ def is_convertible(module: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def from_convolution(conv: nn.Module, *, relu: bool = False) -> FrozenConv2d:
+def from_convolution(conv: nn.Module) -> FrozenConv2d:
     """Freezes a convolution.
 
     Args:
         conv: an `FLGConv2d`, or an `nn.Conv2d` for which `is_convertible` holds.
-        relu: whether a ReLU follows, behind the residual if the layer is given one.
 
     Returns:
         The frozen layer, on the convolution's device and of its type.
@@ -67,7 +66,7 @@ def from_convolution(conv: nn.Module, *, relu: bool = False) -> FrozenConv2d:
     groups: int | Members = conv.groups
     if isinstance(conv, FLGConv2d | ShuffledConv2d):
         weight, groups = dense_weight(conv), own_members(conv)
-    return from_weight(weight, conv.bias, window, groups, relu=relu)
+    return from_weight(weight, conv.bias, window, groups)
 
 
 @torch.no_grad()
@@ -88,7 +87,7 @@ def from_weight(
         window: the sliding window.
         groups: their number, or the channels and filters of each.
         affines: what follows, in this order.
-        relu: whether a ReLU follows it.
+        relu: whether a ReLU follows, behind the residual if the layer is given one.
     """
     filters = len(weight)
     scale, shift = weight.new_ones(filters, dtype=torch.float64), weight.new_zeros(filters, dtype=torch.float64)

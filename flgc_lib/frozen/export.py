@@ -1,7 +1,7 @@
 """Taking a frozen network elsewhere: torch.export and ONNX, with constant indices.
 
-The exported network is made of ordinary operations, as `portable` makes them. `engines` writes the file that is fastest
-in one engine, and quantises.
+The exported network is made of ordinary operations, as `portable` makes them where gathers cost nothing. `engines`
+writes the file that is fastest in one engine, and quantises.
 """
 
 from pathlib import Path
@@ -14,37 +14,35 @@ from flgc_lib.frozen.portable import portable
 
 
 @torch.no_grad()
-def export(frozen: FrozenNetwork, example_input: Tensor, *, gather_cost: float = 0.0) -> torch.export.ExportedProgram:
+def export(frozen: FrozenNetwork, example_input: Tensor) -> torch.export.ExportedProgram:
     """The frozen network as a `torch.export` program.
 
     Args:
         frozen: from `freeze`; it is not changed.
         example_input: a batch; of more than one image if the program is to take any number of them, because
             torch.export makes a constant of a 1.
-        gather_cost: see `portable`.
 
     Raises:
         ValueError: as `portable`.
     """
-    network = portable(frozen, example_input, gather_cost=gather_cost)
+    network = portable(frozen, example_input, gather_cost=0)
     return torch.export.export(network, (example_input,), dynamic_shapes=_batch(example_input))
 
 
 @torch.no_grad()
-def export_onnx(frozen: FrozenNetwork, example_input: Tensor, path: str | Path, *, gather_cost: float = 0.0) -> None:
+def export_onnx(frozen: FrozenNetwork, example_input: Tensor, path: str | Path) -> None:
     """Writes the frozen network as ONNX, with the input "input" and the output "output".
 
     Args:
         frozen: as in `export`.
         example_input: as in `export`.
         path: of the file, by custom ending in .onnx.
-        gather_cost: see `portable`.
 
     Raises:
         ValueError: as `portable`.
         ModuleNotFoundError: without the packages of the extra: pip install 'flgc-lib[engines]'.
     """
-    write_onnx(portable(frozen, example_input, gather_cost=gather_cost), example_input, path)
+    write_onnx(portable(frozen, example_input, gather_cost=0), example_input, path)
 
 
 def write_onnx(network: nn.Module, example_input: Tensor, path: str | Path) -> None:
