@@ -76,9 +76,8 @@ class RingConv2d(FLGConv2d):
                 logits.copy_(F.one_hot(torch.arange(rows) * G // rows, G))
                 logits.requires_grad_(False)
         last = membership(self.input_logits).int().cumsum(dim=0).argmax(dim=0)  # (G,): last channel of each group
-        distance = (
-            torch.arange(C, device=last.device)[:, None] - last
-        ) % C  # (C, G): how far channel c lies behind group g
+        channels = torch.arange(C, device=last.device)[:, None]
+        distance = (channels - last) % C  # (C, G): how far channel c lies behind group g
         self.register_buffer("overlap", (distance >= 1) & (distance <= wanted))
 
     def _copies(self, members: Tensor, top_k: int) -> Tensor:

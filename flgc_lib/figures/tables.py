@@ -208,7 +208,7 @@ def _choice(frame: pd.DataFrame) -> str:
             continue
         for precision in ("fp32", "bf16", "int8"):
             of_precision = rows[rows["precision"] == precision]
-            cells = {head: _fastest(of_precision[of_precision["kind"] == kind]) for kind, head in _KINDS.items()}
+            cells = {head: _fastest(of_precision[of_precision["kind"] == kind]) for kind, head in _HEADS.items()}
             network = f"`{stem}`, {report.load(batch, threads)}"
             table.append({"processor": processor, "network": network, "G": groups, "precision": precision, **cells})
     return _markdown(table)
@@ -262,7 +262,7 @@ def _of_ablation(frame: pd.DataFrame) -> str:
     return _markdown(rows)
 
 
-_KINDS = {"grouped": "fixed equal groups", "equal": "learned, equal", "flgc": "learned, unequal"}
+_HEADS = {"grouped": "fixed equal groups", "equal": "learned, equal", "flgc": "learned, unequal"}
 _MEASURED: Mapping[str, tuple[str, Callable[[pd.DataFrame], str]]] = {
     "bench": (report.TABLE, _of_bench),
     "choice": (report.TABLE, _choice),
