@@ -33,12 +33,14 @@ class Student:
     Args:
         answer: the function.
         name: what the notebook calls it.
-        hint: what to do first; said while the stub is untouched, that is returns `...` or nothing.
+        hint: what to do first; said while the stub is untouched, that is returns `...` or nothing. By default, that an
+            expression goes in its place.
     """
 
-    def __init__(self, answer: object, name: str, hint: str) -> None:
-        self.name, self.hint, self.answer = name, hint, answer
-        filled(answer, hint)
+    def __init__(self, answer: object, name: str, hint: str | None = None) -> None:
+        self.name, self.answer = name, answer
+        self.hint = f"`{name}` returns nothing yet: put an expression in place of `...`." if hint is None else hint
+        filled(answer, self.hint)
         if not callable(answer):
             raise NotYet(f"`{name}` is {show(answer)} and no function; keep its `def` line and write below it.")
 

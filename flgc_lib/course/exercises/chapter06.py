@@ -4,21 +4,19 @@ import numpy as np
 
 from flgc_lib.course.exercises.answers import Case, Student, expect
 from flgc_lib.course.exercises.values import NotYet, read, whole
-
-STUB = "`{}` returns nothing yet: put an expression in place of `...`."
+from flgc_lib.experiment.assignments import transitions
 
 
 def exercise_1(answer: object) -> str:
     """Flow between groups."""
-    student, rng = Student(answer, "flow", STUB.format("flow")), np.random.default_rng(0)
+    student, rng = Student(answer, "flow"), np.random.default_rng(0)
     cases = [(np.array([0, 0, 0, 1, 1, 2]), np.array([0, 1, 1, 1, 1, 0]), 3)]
     for groups in (1, 2, 4, 5, 6):
         low = rng.integers(max(1, groups - 1), size=(2, 12))  # the last group is empty, before and after
         cases += [(*rng.integers(groups, size=(2, 15)), groups), (*low, groups)]
     asked: list[Case] = []
     for before, after, groups in cases:
-        wanted = np.zeros((groups, groups), dtype=int)
-        np.add.at(wanted, (before, after), 1)
+        wanted = transitions(before, after, groups)
         largest = int(max(before.max(), after.max())) + 1
         mistakes = {
             "rows and columns are exchanged: the row is the group before, the column the group after.": wanted.T,
@@ -34,7 +32,7 @@ def exercise_1(answer: object) -> str:
 
 def exercise_2(answer: object) -> str:
     """An order in which groups show, the best of each first."""
-    student, rng = Student(answer, "strongest_first", STUB.format("strongest_first")), np.random.default_rng(0)
+    student, rng = Student(answer, "strongest_first"), np.random.default_rng(0)
     cases = [(np.array([1, 0, 2, 1, 0, 0]), np.array([0.5, 0.1, 0.9, 0.7, 0.8, 0.2]))]
     cases += [(rng.integers(5, size=C), scale * rng.standard_normal(C)) for C in (4, 9, 16) for scale in (1, 100)]
     for groups_of, scores in cases:
@@ -62,7 +60,7 @@ def exercise_2(answer: object) -> str:
 
 def exercise_3(answer: object) -> str:
     """Who is copied where."""
-    student, rng = Student(answer, "copies", STUB.format("copies")), np.random.default_rng(0)
+    student, rng = Student(answer, "copies"), np.random.default_rng(0)
     cases = [
         (np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1], [1, 1, 1]], dtype=bool), np.array([0, 1, 2, 2])),
         (np.eye(3, dtype=bool), np.arange(3)),
@@ -106,7 +104,7 @@ def exercise_3(answer: object) -> str:
 
 def exercise_4(answer: object) -> str:
     """Pairs that stay together, whatever the groups are called."""
-    student, rng = Student(answer, "together", STUB.format("together")), np.random.default_rng(0)
+    student, rng = Student(answer, "together"), np.random.default_rng(0)
     cases = [
         (
             np.array([0, 0, 1, 1]),

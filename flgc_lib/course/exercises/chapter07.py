@@ -8,12 +8,10 @@ import numpy as np
 from flgc_lib.course.exercises.answers import Case, Student
 from flgc_lib.course.exercises.values import NotYet, read, show
 
-STUB = "`{}` returns nothing yet: put an expression in place of `...`."
-
 
 def exercise_1(answer: object) -> str:
     """Mean paired difference in percentage points."""
-    student, rng = Student(answer, "paired", STUB.format("paired")), np.random.default_rng(0)
+    student, rng = Student(answer, "paired"), np.random.default_rng(0)
     cases = [({0: 0.62, 1: 0.66, 2: 0.90}, {1: 0.65, 0: 0.60, 3: 0.10})]
     for _ in range(6):
         pair = [
@@ -42,7 +40,7 @@ def exercise_1(answer: object) -> str:
 
 def exercise_2(answer: object) -> str:
     """A bootstrap interval."""
-    student, rng = Student(answer, "bootstrap", STUB.format("bootstrap")), np.random.default_rng(0)
+    student, rng = Student(answer, "bootstrap"), np.random.default_rng(0)
     samples = [np.arange(100.0)]
     samples += [m + s * rng.standard_normal(n) for m, s, n in ((5, 1, 40), (-2, 0.1, 64), (0, 7, 25), (100, 3, 90))]
     ratios = []
@@ -89,7 +87,7 @@ def exercise_2(answer: object) -> str:
 
 def exercise_3(answer: object) -> str:
     """How many seeds an effect needs."""
-    student, rng = Student(answer, "seeds_needed", STUB.format("seeds_needed")), np.random.default_rng(0)
+    student, rng = Student(answer, "seeds_needed"), np.random.default_rng(0)
     cases = [(0.5, 0.3), (0.5, 0.1), (1.0, 0.98), (0.2, 3.0)]
     cases += [(round(float(sd), 2), round(float(d), 2)) for sd, d in rng.uniform(0.1, 1, (12, 2))]
     asked: list[Case] = []
@@ -117,7 +115,7 @@ def exercise_3(answer: object) -> str:
 
 def exercise_4(answer: object) -> str:
     """The sign-flip test."""
-    student, rng = Student(answer, "sign_flip", STUB.format("sign_flip")), np.random.default_rng(0)
+    student, rng = Student(answer, "sign_flip"), np.random.default_rng(0)
     cases = [[1.0, 2.0, 3.0], [0.5, -0.5, 1.0, 0.2, 0.3]]
     cases += [[int(v) / 10 for v in rng.integers(-6, 9, n)] for n in (2, 3, 4, 5, 6, 6, 7)]
     asked: list[Case] = []
