@@ -25,6 +25,8 @@ INSTEAD = {  # what the glossary says, and what it does not
     "振り分け": r"アサイン|配分",
     "チャネル": r"チャンネル",
     "精度": r"正解率|正答率",
+    "パラメータ": r"パラメーター",
+    "学習": r"訓練",
 }
 
 
