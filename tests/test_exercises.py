@@ -121,6 +121,7 @@ wrong(
     twice=(lambda *case: (conv_cost(*case)[0], 2 * conv_cost(*case)[1]), "one multiplication with its addition"),
     by_hand=(lambda *case: (2, 8), "4 weights, each used at 2 · 2 positions"),
     one_number=(lambda *case: conv_cost(*case)[0], "2 numbers in a row"),
+    iterator=(lambda *case: reversed(conv_cost(*case)), "the two are exchanged"),
 )
 right(
     "1.1",
@@ -157,6 +158,10 @@ def silenced_convolution(block):
     nn.init.zeros_(block.conv3.weight)
 
 
+def one_number(block):
+    block.bn3.weight.data = torch.zeros(1)
+
+
 def leaf_in_place(block):
     block.bn3.weight.zero_()
 
@@ -185,6 +190,7 @@ wrong(
     other_class_forward=(other_class_forward, "Bottleneck.forward"),
     other_norm=(other_norm, "you replaced a part"),
     silenced_convolution=(silenced_convolution, "you changed conv3.weight"),
+    one_number=(one_number, "`block(a tensor of shape (2, 16, 5, 5))` stops with RuntimeError"),
     leaf_in_place=(leaf_in_place, "change it inside `with torch.no_grad():`"),
     nothing=(lambda block: None, "H(x) = F(x) + x equals x when F(x) = 0"),
 )
@@ -219,8 +225,19 @@ class Projection(nn.Module):
         return self.norm(self.conv(x))
 
 
+class HalfDone(Projection):
+    def forward(self, x): ...
+
+
+class InTuple(Projection):
+    def forward(self, x):
+        return (super().forward(x),)
+
+
 wrong(
     "1.3",
+    half_done=(lambda c, n, s: None if (c, s) == (n, 1) else HalfDone(c, n, s), "`forward` returns nothing yet"),
+    in_tuple=(lambda c, n, s: None if (c, s) == (n, 1) else InTuple(c, n, s), "yours gives (1, 2, 16, 9, 8)"),
     norm_first=(shortcut_of(lambda c, n, s: nn.BatchNorm2d(c), project), "is their order right"),
     activation=(shortcut_of(project, norm, lambda *_: nn.ReLU()), "no activation or pooling"),
     pooled=(
@@ -334,6 +351,7 @@ wrong(
     interleaved=(lambda C, N, G: torch.arange(N)[:, None] % G == torch.arange(C) % G, "neighbours share a group"),
     inverted=(lambda C, N, G: 1 - fixed_mask(C, N, G), "the wrong way round"),
     square=(lambda C, N, G: fixed_mask(C, C, G), "should give numbers of shape (2, 4)"),
+    iterators=(lambda *case: [map(int, row) for row in 1 - fixed_mask(*case)], "the wrong way round"),
 )
 right(
     "2.2",
@@ -1098,6 +1116,7 @@ right(
     python=lambda groups_of, scores: sorted(range(len(scores)), key=lambda c: (groups_of[c], -scores[c])),
     tensor=lambda *case: torch.tensor(strongest_first(*case)),
     floats=lambda *case: strongest_first(*case).astype(float),
+    iterator=lambda groups_of, scores: reversed(np.lexsort((scores, -groups_of))),
 )
 wrong(
     "6.3",
@@ -1444,6 +1463,7 @@ JUNK = {
     "returns module": lambda *_: nn.Linear(2, 2),
     "returns function": lambda *_: print,
     "returns iterator": lambda *_: iter([1, "a"]),
+    "returns failing iterator": lambda *_: (1 / 0 for _ in "a"),
     "returns infinity": lambda *_: [[math.inf, math.inf], [math.inf, math.inf]],
     "returns nan pairs": lambda *_: (math.nan, math.nan),
     "takes nothing": lambda: 1,

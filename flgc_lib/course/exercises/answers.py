@@ -5,7 +5,7 @@ A sentence says what was called with what, what came out and what should have; i
 
 import copy
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,7 +63,7 @@ class Student:
         given = [a if _is_itself(a) else _copy(a) for a in arguments]
         should = "" if wanted is ... else f" It should give {show(wanted)}."
         try:
-            value = self.answer(*given)  # type: ignore[operator]
+            value = _kept(self.answer(*given))  # type: ignore[operator]
         except NotYet:
             raise
         except Exception as error:
@@ -148,6 +148,14 @@ def _is_itself(argument: object) -> bool:
 
 def _copy(argument: Any) -> Any:  # noqa: ANN401
     return argument.detach().clone() if isinstance(argument, Tensor) else copy.deepcopy(argument)
+
+
+def _kept(value: Any) -> Any:  # noqa: ANN401
+    """The value, but iterators, which can be read only once, as lists: a check reads more than once."""
+    if not isinstance(value, (list, tuple, Iterator)):
+        return value
+    parts = map(_kept, value)
+    return tuple(parts) if isinstance(value, tuple) else list(parts)
 
 
 def _same(now: object, then: object) -> bool:
