@@ -122,6 +122,12 @@ def test_rows_of_other_experiments_are_left_out(results):
     assert of_grid("first", results).runs.empty
 
 
+@pytest.mark.parametrize("figure", [f for f in FIGURES if callable(f.numbers)], ids=lambda figure: figure.id)
+def test_a_caption_of_no_experiment_names_the_numbers_too(figure):
+    """Each figure is also seen alone."""
+    assert re.search(r"data/results/\w+\.csv|the worked example", figure.caption)
+
+
 def test_caption_names_data_epochs_runs_and_seeds(results):
     captions = {figure.id: caption for figure, caption, _ in computed(results)}
     assert captions[NAME] == (

@@ -253,6 +253,16 @@ def figures_are_shown(notebook, lesson):
     ]
 
 
+def figures_of_records_are_checked(notebook, lesson):
+    """nbval compares no picture, but how large it is and how many panels it has: that tells most stale ones."""
+    shows = re.compile(r"^ *(?:draw\.)?show\(f?\"", re.MULTILINE)
+    return [
+        f"{c.id} shows a figure and is not checked"
+        for c in code(notebook)
+        if shows.search(c.source) and CHECKED not in tags(c)
+    ]
+
+
 def links_lead_somewhere(notebook, lesson):
     markdown = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     links = {link.split("#")[0] for link in re.findall(r"\]\((?!https?://|#)([^)\s]+)\)", markdown)}
@@ -350,6 +360,7 @@ BREAKS = [
     (short_cells, lambda n: _set(n.cells[3], source="\n".join(["1"] * (LONGEST_CELL + 1))), "lines"),
     (pictures_are_png, lambda n: n.cells[3].outputs.append(SVG), "svg"),
     (figures_are_shown, lambda n: _set(n.cells[3], source="plt.show()"), "shows no figure"),
+    (figures_of_records_are_checked, lambda n: _set(n.cells[6], source='draw.show("masks", RESULTS)'), "not checked"),
     (links_lead_somewhere, lambda n: _set(n.cells[2], source="[x](09-nothing.ipynb)"), "09-nothing.ipynb"),
 ]
 GUARDS = list(dict.fromkeys(guard for guard, _, _ in BREAKS))
