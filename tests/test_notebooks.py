@@ -22,6 +22,7 @@ from nbval.plugin import get_sanitize_patterns
 from flgc_lib import course
 from flgc_lib.course import notebooks
 from flgc_lib.course.lessons import COURSE, PAPER, lessons_on
+from flgc_lib.layers import FLGConv2d
 
 FOLDER = Path("notebooks")
 CHECKED = "nbval-check-output"
@@ -582,6 +583,37 @@ def test_a_change_that_a_page_invites_works_or_gets_a_sentence(number, ids, chan
         with pytest.raises((AssertionError, ValueError), match=re.escape(words)):
             exec(compile(chosen, str(path), "exec"), where)
     plt.close("all")
+
+
+class HasParameters(torch.nn.Module):
+    def __init__(self, C, N, kernel_size, groups):
+        super().__init__()
+        self.W, self.S, self.T = (torch.nn.Parameter(torch.zeros(1)) for _ in "WST")
+
+
+class ReturnsNothing(HasParameters):
+    def forward(self, x): ...
+
+
+class MissesAStep(HasParameters):
+    def forward(self, x):
+        return x * (... @ self.S)
+
+
+class Computes(HasParameters):
+    def forward(self, x):
+        return x * self.W
+
+
+@pytest.mark.parametrize(
+    ("mine", "used"), [(torch.nn.Identity, False), (ReturnsNothing, False), (MissesAStep, False), (Computes, True)]
+)
+def test_the_library_s_layer_stands_in_until_the_student_s_gives_an_output(mine, used):
+    """Notebook 03."""
+    (source,) = (c.source for c in read(next(FOLDER.glob("03-*.ipynb"))).cells if c.id == "c03-b56")
+    where = {"torch": torch, "FLGConv2d": FLGConv2d, "MyLayer": mine}
+    exec(source, where)
+    assert where["Layer"] is (mine if used else where["library_layer"])
 
 
 @pytest.mark.parametrize(("lost", "left"), [("nothing", 2), ("momentum", 1), ("Adam's moments", 1)])
