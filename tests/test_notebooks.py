@@ -5,6 +5,7 @@ wrong with a notebook, and has a way to break a good one that it must notice.
 """
 
 import ast
+import builtins
 import copy
 import json
 import re
@@ -32,10 +33,10 @@ try:
     from flgc_lib import course
 except ImportError as error:
     raise SystemExit(
-        "flgc_lib is not installed in this kernel. On your computer, type "
+        f"{error}: the course is not installed in this kernel. On your computer, type "
         "`python run.py lab` in the repository; in VS Code, type `python run.py install` there "
-        "and choose .venv as the kernel; in Colab, put the repository beside the notebook, "
-        "%cd into it, and type `%pip install -e .[notebooks,fast]`"
+        "and choose .venv as the kernel; in Colab, put the repository beside the notebook, %cd "
+        "into it, type `%pip install -e .[notebooks,fast]`, run this cell, then `%cd notebooks`"
     ) from error
 course.start("NN")"""
 CARD = re.compile(r"### (?:Exercise \d+\.|Step )(\d+) (?:●○○|●●○|●●●) · \d+ minutes\n")
@@ -510,6 +511,15 @@ def test_what_would_differ_at_the_next_run_is_not_stored(good):
     assert "widgets" not in good.metadata
     assert good.cells[3].outputs == []  # what a widget shows goes with it
     assert [output.output_type for output in good.cells[1].outputs] == ["stream"]
+
+
+@pytest.mark.parametrize("missing", ["flgc_lib", "matplotlib"])
+def test_the_first_cell_names_what_is_missing(missing):
+    def not_there(*_):
+        raise ModuleNotFoundError(f"No module named '{missing}'")
+
+    with pytest.raises(SystemExit, match=f"^No module named '{missing}': .* type `python run.py lab`"):
+        exec(START, {"__builtins__": vars(builtins) | {"__import__": not_there}})
 
 
 def test_the_mode_decides_the_amount_and_must_be_known(monkeypatch, capsys):
