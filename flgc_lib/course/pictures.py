@@ -124,7 +124,7 @@ def film(steps: Sequence[float], S: Tensor, T: Tensor, rows: Tensor, columns: Te
 
 
 def _draw_scores(scores: Tensor, A: Tensor, copied: Tensor, channel: int, axes: Axes) -> None:
-    """All of S (C, G): a solid frame is a member, a dashed one a copy."""
+    """All of S (C, G): a solid frame is a member, a dotted one a copy."""
     (C, G), span = scores.shape, float(scores.abs().max())
     axes.imshow(scores, cmap=SCORES, vmin=-span, vmax=span, aspect="auto", interpolation="none")
     for where, style in ((A, "-"), (copied, ":")):
