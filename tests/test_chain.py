@@ -338,11 +338,12 @@ def test_other_types_layouts_and_numbers_of_dimensions(frozen):
     torch.testing.assert_close(out[1].float(), frozen(X)[1])
 
 
-def test_a_gradient_of_a_weight(frozen):
-    layer = frozen_convolutions(frozen.network)[1][1]
-    layer.weight.requires_grad_()
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_a_gradient_of_a_weight(frozen, name):
+    _, layer = frozen_convolutions(frozen.network)[1]
+    tensor = getattr(layer, name).requires_grad_()
     frozen(X)[1].sum().backward()
-    assert layer.weight.grad is not None
+    assert tensor.grad is not None
 
 
 def test_inference_mode_and_a_saved_network(frozen, tmp_path):

@@ -145,6 +145,34 @@ def test_new_weights_are_used():
             assert_same(one.use(form)(x), other.use(form)(x), 1e-6)
 
 
+@pytest.mark.parametrize("name", ["weight", "bias", "input"])
+def test_gradients_reach_weight_bias_and_input_whatever_the_form(name):
+    torch.manual_seed(0)
+    convolution, x = nn.Conv2d(8, 8, 1, groups=2), torch.randn(2, 8, 4, 4)
+    layer = from_convolution(convolution)
+    wanted = (x if name == "input" else getattr(convolution, name)).requires_grad_()
+    convolution(x).square().sum().backward(inputs=[wanted])
+    expected, all_forms = wanted.grad.flatten(), layer.available_forms("bf16")
+    for form in all_forms:
+        x.requires_grad_(False)
+        with torch.inference_mode():
+            layer.use(form)(x)  # what it derives from its weights now has no way back to them
+        tensor = (x if name == "input" else getattr(layer, name)).requires_grad_()
+        tensor.grad = None
+        for _ in range(2):
+            layer(x).square().sum().backward()
+        assert_same(tensor.grad.flatten(), 2 * expected)
+        tensor.requires_grad_(False)
+    assert layer.available_forms("bf16") == all_forms
+
+
+@torch.no_grad()
+def test_every_form_takes_no_image_at_all():
+    layer = from_convolution(nn.Conv2d(8, 6, 1, groups=2))
+    for form in layer.available_forms("bf16"):
+        assert layer.use(form)(torch.randn(0, 8, 4, 5)).shape == (0, 6, 4, 5)
+
+
 def test_wrong_inputs_never_reach_the_kernel():
     frozen = from_convolution(FLGConv2d(8, 8, 3, groups=2))
     frozen.use(frozen.available_forms()[0])

@@ -126,8 +126,8 @@ class Chain(nn.Module):
             return False
         if not all(type(x) is Tensor and is_floats(x) for x in inputs):
             return False
-        weights = [own["weight"] for own, _ in self._tensors]
-        wanted = torch.is_grad_enabled() and any([weight.requires_grad for weight in weights])  # type: ignore[union-attr]
+        weights = [tensor for own, _ in self._tensors for tensor in own.values()] if torch.is_grad_enabled() else []
+        wanted = any([weight.requires_grad for weight in weights])  # type: ignore[union-attr]
         return not wanted and not any(map(_has_hooks, self.layers))
 
     def _plan(self, inputs: Sequence[Tensor]) -> "list[_Part] | None":

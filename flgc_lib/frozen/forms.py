@@ -186,14 +186,15 @@ def _equal(plan: LayerPlan, groups: Groups) -> Convolution:
 def _matmul(plan: LayerPlan, groups: Groups) -> Convolution:
     index, weight, bias, inverse = _padded(plan, groups)
     weight = weight.flatten(2)
+    widest = weight.shape[2]
     down, right = plan.stride
 
     def convolution(x: Tensor) -> Tensor:
         x = x[:, :, ::down, ::right]
         batch, _, height, width = x.shape
-        columns = _select(x, index).reshape(batch, len(groups), -1, height * width)  # (B, G, widest, H' W')
+        columns = _select(x, index).reshape(batch, len(groups), widest, height * width)  # (B, G, widest, H' W')
         out = weight @ columns  # (G, most filters, widest) @ (B, G, widest, H' W') -> (B, G, most filters, H' W')
-        return _select(out.reshape(batch, -1, height, width) + bias[:, None, None], inverse)
+        return _select(out.reshape(batch, len(bias), height, width) + bias[:, None, None], inverse)
 
     return convolution
 

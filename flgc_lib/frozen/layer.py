@@ -175,26 +175,33 @@ class FrozenConv2d(nn.Module):
         return self._prepare(form)(input, residual)
 
     def _prepare(self, form: Form) -> Computation:
-        """What computes the layer, from the tensors as they are now; in a graph that is captured, as they last were."""
-        if torch.compiler.is_compiling() and form in self._prepared:
-            return self._prepared[form]
+        """What computes the layer, from the tensors as they are now; in a graph that is captured, as they last were.
+
+        It is kept, as numbers, unless a gradient of the weights is wanted, which has to find its way back to them.
+        """
         own, index = self._parameters, self._buffers  # several times faster than by attribute
         tensors: Any = own["weight"], own["bias"], index["inputs"], index["outputs"]
+        wanted = torch.is_grad_enabled() and any([tensor.requires_grad for tensor in tensors])
+        if torch.compiler.is_compiling() and form in self._prepared and not wanted:
+            return self._prepared[form]
         now = state(tensors)
         if not self._prepared_for or now != self._prepared_for[0]:
             check_tensors(self.plan, *tensors)
             self.forget()
             self._prepared_for = now, tensors  # the tensors are kept: others could get their ids
+        if wanted:
+            return FORMS[form](self.plan, self.parts())
         compute = self._prepared.get(form)
         if compute is None:
-            with _disable_current_modes():  # what follows the computation is to see constants
+            with _disable_current_modes(), torch.inference_mode(False), torch.no_grad():  # constants for all calls
                 compute = self._prepared[form] = FORMS[form](self.plan, self.parts())
         return compute
 
     def _kernel_applies(self, x: Tensor, residual: Tensor | None) -> bool:
         """Whether the kernel, which checks nothing, may be let loose on these tensors."""
-        weight = self._parameters["weight"]
-        if torch.compiler.is_compiling() or is_watched() or weight is None or not is_floats(weight):
+        if torch.compiler.is_compiling() or is_watched():
+            return False
+        if not all(own is not None and is_floats(own) for own in self._parameters.values()):
             return False
         if not all(type(t) is Tensor and is_floats(t) for t in ((x,) if residual is None else (x, residual))):
             return False
