@@ -203,6 +203,7 @@ def test_a_processor_without_it_says_so_at_once_and_computes_its_files_exactly(m
         freeze(None, precision="int8")
     loaded = load(tmp_path / "frozen")
     assert "bf16" not in {layer.form for _, layer in frozen_convolutions(loaded)}
+    assert "bf16" not in loaded.report()
     assert_same(loaded(X), model(X))
     _, layer = frozen_convolutions(loaded)[0]
     with pytest.raises(ValueError, match="AVX512-BF16"):

@@ -6,6 +6,7 @@ and looks at every index before it uses it.
 
 import json
 import random
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -329,6 +330,60 @@ def test_an_operation_that_reaches_further_is_refused(file, tmp_path, target):
     step[2] = target
     save_file(tensors, tmp_path / "changed", {KEY: json.dumps(plan)})
     with pytest.raises(ValueError, match="not one of the operations"):
+        load(tmp_path / "changed")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["conv-1", "畳み込み", "device", "a/b 2"])
+def test_a_layer_of_any_name_is_saved(name, tmp_path):
+    model = nn.Sequential(OrderedDict({name: nn.Conv2d(3, 4, 1), f"{name} too": nn.Linear(7, 2)})).eval()
+    save(freeze(model, X, tune=False), tmp_path / "frozen 1")
+    assert_same(load(tmp_path / "frozen 1")(X), model(X))
+
+
+class Last(nn.Module):
+    """A convolution, and what a test has follow it."""
+
+    def __init__(self, follows):
+        super().__init__()
+        self.a = nn.Conv2d(3, 4, 1)
+        self.follows = follows
+
+    def forward(self, x):
+        return self.follows(self.a(x))
+
+
+COMPLEX = torch.ones(7, dtype=torch.complex128)
+
+
+@pytest.mark.parametrize("follows", [lambda y: y.long() * 10**10, lambda y: (y * COMPLEX).abs()])
+def test_what_could_not_be_read_again_is_not_written(follows, tmp_path):
+    frozen = freeze(Last(follows).eval(), X, tune=False)
+    with pytest.raises(ValueError, match="this network cannot be in a file"):
+        save(frozen, tmp_path / "frozen")
+    assert not list(tmp_path.iterdir())
+
+
+def nested(depth):
+    return [nested(depth - 1)] if depth else 1
+
+
+@pytest.mark.parametrize(
+    ("change", "value"),
+    [("milliseconds", "1" * 400), ("arguments", nested(250)), ("macs", ["1", "2"]), ("macs", 5), ("seconds", [])],
+    ids=["milliseconds", "arguments", "macs that are texts", "macs that are no pair", "no seconds"],
+)
+def test_what_no_network_has_gets_a_sentence(file, tmp_path, change, value):
+    _, tensors, plan, _ = file
+    plan = json.loads(json.dumps(plan))
+    if change == "milliseconds":
+        plan["timings"] = [{"name": "a", "chosen": "dense", "milliseconds": {"dense": int(value)}}]
+    elif change == "arguments":
+        next(step for step in plan["plan"]["steps"] if step[1] == "call_function")[3]["tuple"].append(value)
+    else:
+        plan["report"][change] = value
+    save_file(tensors, tmp_path / "changed", {KEY: json.dumps(plan)})
+    with pytest.raises(ValueError, match="is not a frozen network, or not as it was saved"):
         load(tmp_path / "changed")
 
 

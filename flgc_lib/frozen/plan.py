@@ -6,6 +6,7 @@ size and index is compared with the tensors. What is wrong is answered with a Va
 
 import keyword
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
@@ -189,11 +190,15 @@ def _identifier(name: Any) -> str:
 
 
 def _dotted(name: Any) -> str:
-    """A name such as layer1.0.weight, each part of which is made of letters and digits."""
+    """A name such as layer1.0.weight or 層.conv-1.bias: a graph's code reads each part as an attribute, or in quotes.
+
+    Python takes letters of any language, but reads some as others, which are refused.
+    """
     parts = name.split(".") if isinstance(name, str) else [""]
     for part in parts:
-        if not re.fullmatch(r"[0-9]\w*", part, re.ASCII):
-            _identifier(part)
+        fits = re.fullmatch(r"(?!__)[\w /:+-]+", part) and not keyword.iskeyword(part)
+        if not fits or not unicodedata.is_normalized("NFKC", part):
+            raise ValueError(f"{part[:80]!r} is not allowed as a name")
     return str(name)
 
 

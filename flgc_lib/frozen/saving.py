@@ -17,9 +17,11 @@ from torch import Tensor, fx
 
 from flgc_lib.files import write_whole
 from flgc_lib.frozen.autotune import Timing
+from flgc_lib.frozen.forms import FORMS
 from flgc_lib.frozen.layer import frozen_convolutions
 from flgc_lib.frozen.network import FrozenNetwork, Report
 from flgc_lib.frozen.plan import describe, rebuild
+from flgc_lib.frozen.precision import back_to_fp32
 from flgc_lib.frozen.signature import Signature
 
 FORMAT = "flgc-frozen-2"
@@ -30,7 +32,8 @@ def save(frozen: FrozenNetwork, path: str | Path) -> None:
     """Writes a frozen network: its tensors, a plan, and the autotuner's table.
 
     Raises:
-        ValueError: if the network was not captured as a whole, or holds what a plan cannot hold.
+        ValueError: if the network was not captured as a whole, or holds what a plan cannot hold; what could not be read
+            again is not written.
         OSError: if the file cannot be written; what was there before is still there, whole.
     """
     network, signature = frozen.network, frozen.signature
@@ -52,8 +55,19 @@ def save(frozen: FrozenNetwork, path: str | Path) -> None:
         "report": None if frozen.facts is None else asdict(frozen.facts),
     }
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in network.state_dict().items()}
-    metadata = {KEY: json.dumps(content)}
-    write_whole(Path(path), lambda part: safetensors.save_file(tensors, part, metadata))
+    try:
+        data = safetensors.save(tensors, {KEY: json.dumps(content)})
+        _read(data)
+    except _WRONG as error:
+        raise ValueError(
+            f"this network cannot be in a file ({_reason(error)}); "
+            "save the trained network's state dict and freeze again after loading it"
+        ) from error
+
+    def write(part: Path) -> None:
+        part.write_bytes(data)
+
+    write_whole(Path(path), write)
 
 
 def load(path: str | Path) -> FrozenNetwork:
@@ -67,22 +81,32 @@ def load(path: str | Path) -> FrozenNetwork:
     """
     data = Path(path).read_bytes()
     try:
-        tensors = safetensors.load(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        content = json.loads(header["__metadata__"][KEY])
-        if content["format"] != FORMAT:
-            raise ValueError(f"its format is {str(content['format'])[:40]!r}, this version reads {FORMAT!r}")
-        return _rebuild(content, tensors)
+        return _read(data)
     except _WRONG as error:
-        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise ValueError(
-            f"{path} is not a frozen network, or not as it was saved ({reason[:200]}); "
+            f"{path} is not a frozen network, or not as it was saved ({_reason(error)}); "
             "write one with flgc_lib.frozen.save(freeze(model, example), path)"
         ) from error
 
 
-_WRONG = (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, RecursionError, SafetensorError)
+def _read(data: bytes) -> FrozenNetwork:
+    tensors = safetensors.load(data)
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    content = json.loads(header["__metadata__"][KEY])
+    if content["format"] != FORMAT:
+        raise ValueError(f"its format is {str(content['format'])[:40]!r}, this version reads {FORMAT!r}")
+    return _rebuild(content, tensors)
+
+
+_WRONG = (
+    ValueError, TypeError, LookupError, AttributeError, AssertionError, ArithmeticError, RuntimeError, SyntaxError,
+    SafetensorError,
+)  # fmt: skip
 """What Python, PyTorch and safetensors raise for contents that are not of the form that is read."""
+
+
+def _reason(error: Exception) -> str:
+    return (str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}")[:200]
 
 
 def _rebuild(content: dict[str, Any], tensors: dict[str, Tensor]) -> FrozenNetwork:
@@ -105,9 +129,11 @@ def _rebuild(content: dict[str, Any], tensors: dict[str, Tensor]) -> FrozenNetwo
         for t in content["timings"]
     ]
     images = _checked(content["images_at_once"], _is_dim)
-    return FrozenNetwork(
-        network, signature=signature, images_at_once=images, timings=timings, report=_report(content["report"])
-    )
+    report = _report(content["report"])
+    frozen = FrozenNetwork(network, signature=signature, images_at_once=images, timings=timings, report=report)
+    if "bf16" not in FORMS:
+        back_to_fp32(frozen)
+    return frozen
 
 
 def _report(content: dict[str, Any] | None) -> Report | None:
@@ -117,7 +143,9 @@ def _report(content: dict[str, Any] | None) -> Report | None:
     for value in (*content.values(), *(v for part in lists.values() for v in part)):
         if type(value) not in (str, int, float, list):
             raise ValueError(f"{str(value)[:80]} is no part of a report")
-    return Report(**content | lists)
+    report = Report(**content | lists)
+    report.text()  # raises if a number is none
+    return report
 
 
 def _one_of(kind: type[Any], name: Any) -> Any:
