@@ -5,6 +5,7 @@ and looks at every index before it uses it.
 """
 
 import json
+import pickle
 import random
 from collections import OrderedDict
 
@@ -20,6 +21,7 @@ from flgc_lib.frozen import freeze, load, save
 from flgc_lib.frozen.chain import Chain
 from flgc_lib.frozen.convert import from_convolution
 from flgc_lib.frozen.layer import FrozenConv2d, frozen_convolutions
+from flgc_lib.frozen.plan import describe, rebuild
 from flgc_lib.frozen.saving import KEY
 from flgc_lib.layers import FLGConv2d
 
@@ -331,6 +333,44 @@ def test_an_operation_that_reaches_further_is_refused(file, tmp_path, target):
     save_file(tensors, tmp_path / "changed", {KEY: json.dumps(plan)})
     with pytest.raises(ValueError, match="not one of the operations"):
         load(tmp_path / "changed")
+
+
+def one_step(operation, *args):
+    """A plan that gives its input, and what else there is, to an operation."""
+    steps = [
+        ["x", "placeholder", "x", {"tuple": []}, {"dict": {}}],
+        ["y", "call_function", operation, {"tuple": [{"node": "x"}, *args]}, {"dict": {}}],
+        ["output", "output", "output", {"tuple": [{"node": "y"}]}, {"dict": {}}],
+    ]
+    return {"steps": steps, "layers": {}, "parameters": []}
+
+
+@pytest.mark.parametrize(
+    ("operation", "args"),
+    [
+        ("aten.native_batch_norm.default", [None, None, None, None, True, 0.1, 1e-5]),
+        ("aten._weight_norm.default", [{"node": "x"}, 0]),
+        ("aten.gru.data", [{"node": "x"}, {"node": "x"}, [], True, 1, 0.0, False, False]),
+        ("aten._upsample_bilinear2d_aa.default", [[3, 3], False, 5e-8, 5e-8]),
+        ("aten.upsample_trilinear3d.default", [[3, 3, 3], False, None, None, 1e-300]),
+        ("aten.upsample_nearest2d.vec", [None, [2.0, float("nan")]]),
+        ("aten.grid_sampler.default", [{"node": "x"}, 7, 0, False]),
+    ],
+)
+def test_what_pytorch_believes_and_reads_elsewhere_for_is_refused(operation, args):
+    with pytest.raises(ValueError, match=r"not one of the operations|is not what .* of a network is given"):
+        rebuild(one_step(operation, *args), {}, 1)
+
+
+def test_what_a_network_gives_to_the_same_operations_is_read():
+    enlarge = rebuild(one_step("aten.upsample_nearest2d.vec", None, [2.0, 2.0]), {}, 1)
+    assert torch.equal(enlarge(X), nn.functional.interpolate(X, scale_factor=2.0))
+    name = "aten._native_batch_norm_legit_no_training.default"
+    norm = rebuild(one_step(name, *[{"node": "x"}] * 4, 0.1, 1e-5), {}, 1)
+    for twin in (norm, pickle.loads(pickle.dumps(norm))):
+        assert describe(twin)["steps"][1][2] == name
+        with pytest.raises(RuntimeError, match="should contain 3 elements"):
+            twin(X)
 
 
 @torch.no_grad()

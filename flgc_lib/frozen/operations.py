@@ -7,15 +7,16 @@ they find it, or write to what they are given. None of these is here, and no Pyt
 import math
 import operator
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import fx
 
 from flgc_lib.frozen.pooling import max_pool2d
 
 _ATEN = """
-_softmax _log_softmax _to_copy _unsafe_view _weight_norm _adaptive_avg_pool2d _assert_async _assert_scalar
+_softmax _log_softmax _to_copy _unsafe_view _adaptive_avg_pool2d _assert_async _assert_scalar
 _upsample_bilinear2d_aa _native_batch_norm_legit_no_training
 abs acos adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
 adaptive_max_pool1d adaptive_max_pool2d add addbmm addcdiv addcmul addmm alias all alpha_dropout amax amin aminmax any
@@ -29,7 +30,7 @@ grid_sampler_2d group_norm gru gt hardshrink hardsigmoid hardswish hardtanh im2c
 isfinite isinf isnan item layer_norm le leaky_relu lerp lift_fresh_copy linalg_norm linalg_vector_norm linear linspace
 log log10 log1p log2 log_sigmoid log_softmax logaddexp logical_and logical_not logical_or logical_xor logsumexp lstm
 lt masked_fill masked_select matmul max max_pool1d max_pool2d max_pool2d_with_indices max_pool3d maximum mean median
-meshgrid min minimum mish mm movedim moveaxis mul multinomial mv nan_to_num narrow native_batch_norm native_group_norm
+meshgrid min minimum mish mm movedim moveaxis mul multinomial mv nan_to_num narrow native_group_norm
 native_layer_norm ne neg new_full new_ones new_zeros nonzero norm normal numpy_T one_hot ones ones_like pad permute
 pixel_shuffle pixel_unshuffle pow prelu prod rand rand_like randint randint_like randn randn_like randperm ravel
 reciprocal reflection_pad1d reflection_pad2d relu relu6 remainder repeat repeat_interleave replication_pad1d
@@ -48,7 +49,27 @@ operator.not_ operator.or_ operator.pos operator.sub operator.truediv torch.sym_
 torch.sym_max torch.sym_min torch.sym_not torch.sym_sum
 """
 _ALLOWED = frozenset(_ATEN.split())
-_PYTHON: dict[str, Callable[..., Any]] = {"OrderedDict": OrderedDict, "aten.max_pool2d.default": max_pool2d}
+_SCALES = {"scales", "scales_d", "scales_h", "scales_w", "scale_factors"}
+LARGEST_SCALE = 1024.0
+"""No map is enlarged, or made smaller, as many times."""
+_MODES = {"interpolation_mode", "padding_mode"}
+
+
+def batch_norm(
+    input: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any, momentum: float, eps: float
+) -> Any:
+    """As aten._native_batch_norm_legit_no_training, which reads a number for each channel if there are fewer, too."""
+    given = input, weight, bias, running_mean, running_var
+    if isinstance(input, fx.Proxy):  # a graph that is copied by tracing it
+        return input.tracer.create_proxy("call_function", batch_norm, (*given, momentum, eps), {})
+    return (torch.ops.aten.batch_norm.default(*given, False, momentum, eps, False),)
+
+
+_PYTHON: dict[str, Callable[..., Any]] = {
+    "OrderedDict": OrderedDict,
+    "aten.max_pool2d.default": max_pool2d,
+    "aten._native_batch_norm_legit_no_training.default": batch_norm,
+}
 for _name in _ARITHMETIC.split():
     _home, _, _function = _name.partition(".")
     _PYTHON[_name] = getattr({"math": math, "operator": operator, "torch": torch}[_home], _function)
@@ -91,5 +112,26 @@ def operation(name: str) -> Callable[..., Any]:
     )
 
 
+def check_numbers(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Looks at the numbers of a file from which PyTorch computes what it reads, without a look at them.
+
+    Raises:
+        ValueError: if one is not what a network has.
+    """
+    if not isinstance(function, torch._ops.OpOverload):
+        return
+    names = [argument.name for argument in function._schema.arguments]
+    for name, value in [*zip(names, args, strict=False), *kwargs.items()]:
+        scales = (value if isinstance(value, list | tuple) else [value]) if name in _SCALES else []
+        if not all(map(_is_scale, scales)) or (name in _MODES and value not in (0, 1, 2)):
+            raise ValueError(f"{name}={str(value)[:80]} is not what {function} of a network is given")
+
+
+def _is_scale(value: object) -> bool:
+    return value is None or (isinstance(value, int | float) and 1 / LARGEST_SCALE <= value <= LARGEST_SCALE)
+
+
 def _is_allowed(function: torch._ops.OpOverload) -> bool:
+    if function._overloadname == "data":  # a recurrent layer's of packed sequences: believes their lengths
+        return False
     return function.namespace == "aten" and function._opname in _ALLOWED and not function._schema.is_mutable

@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 
 from flgc_lib.frozen.forms import LayerPlan
 from flgc_lib.frozen.layer import FrozenConv2d, place
-from flgc_lib.frozen.operations import operation, operation_name
+from flgc_lib.frozen.operations import check_numbers, operation, operation_name
 
 Plan = dict[str, Any]
 
@@ -88,6 +88,7 @@ def _step(graph: fx.Graph, name: str, kind: str, target: Any, args: Any, kwargs:
     function = target
     if kind == "call_function":
         function = operation(target)
+        check_numbers(function, args, kwargs)
     elif kind == "call_module":
         if target not in layers or kwargs or not 1 <= len(args) <= 2 or not all(isinstance(a, fx.Node) for a in args):
             raise ValueError(f"the step {name!r} calls no layer on one or two tensors")
