@@ -715,7 +715,7 @@ def test_what_a_saved_file_replaces_stays_until_the_new_one_is_whole(tmp_path, m
     before = path.read_bytes()
 
     def stops(part, data):
-        part.write_text("half")
+        part.write_text("half", encoding="utf-8")
         raise OSError("no space left")
 
     monkeypatch.setattr(Path, "write_bytes", stops)
