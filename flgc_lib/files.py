@@ -14,7 +14,7 @@ RESULTS = ROOT / "results"
 """Folder of the records, likewise."""
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Writes a file beside its place and moves it there when it is complete.
 
     Args:
@@ -39,11 +39,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text as `write_whole`, in UTF-8 and with the same line ends on every system."""
-
-    def write(part: Path) -> None:
-        part.write_text(text, encoding="utf-8", newline="\n")
-
-    write_whole(path, write)
+    write_whole(path, lambda part: part.write_text(text, encoding="utf-8", newline="\n"))
 
 
 def check_folder(folder: Path) -> None:

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from flgc_lib import environment
-from flgc_lib.course.notebooks import FOLDER, execute_all
+from flgc_lib.course.lessons import FOLDER
 from flgc_lib.course.session import Mode
 
 
@@ -30,6 +30,8 @@ def notebooks(
         workers: notebooks side by side.
         measure: note the run times for the opening cells; do it on a computer that does nothing else.
     """
+    from flgc_lib.course.notebooks import execute_all
+
     failures = execute_all(mode, into, only=only, workers=workers, measure=measure)
     if failures:
         sys.exit(f"flgc: {len(failures)} notebooks failed: {', '.join(failures)}")

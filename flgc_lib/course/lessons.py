@@ -2,6 +2,10 @@
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
+
+FOLDER = Path("notebooks")
+"""Where the notebooks lie, in the folder of the clone."""
 
 
 @dataclass(frozen=True)

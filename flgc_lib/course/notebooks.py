@@ -13,13 +13,12 @@ from typing import Any, Protocol
 
 from filelock import FileLock
 
-from flgc_lib.course.lessons import COURSE, REFERENCES, Lesson, find_lesson
+from flgc_lib.course.lessons import COURSE, FOLDER, REFERENCES, Lesson, find_lesson
 from flgc_lib.course.session import Mode
 from flgc_lib.experiment.settings import MOST_AT_ONCE
 from flgc_lib.experiment.workers import each
 from flgc_lib.files import write_text
 
-FOLDER = Path("notebooks")
 TIMES = FOLDER / "times.json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 

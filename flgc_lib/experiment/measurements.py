@@ -34,27 +34,32 @@ def add(rows: pd.DataFrame, table: Path, key: list[str]) -> None:
     """
     table.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(table.parent / ".lock"):
-        check(table, rows.columns)
+        old = check(table, rows.columns)
         rows = _as_text(io.StringIO(rows.to_csv(index=False)))
-        if table.exists():
-            old = _as_text(table)
+        if not old.empty:
             replaced = pd.MultiIndex.from_frame(old[key]).isin(pd.MultiIndex.from_frame(rows[key]))
             rows = pd.concat([old[~replaced], rows])
         write_whole(table, lambda part: rows.to_csv(part, index=False, encoding="utf-8"))
 
 
-def check(table: Path, columns: Iterable[str]) -> None:
+def check(table: Path, columns: Iterable[str]) -> pd.DataFrame:
     """Refuses a table to which rows of these columns cannot be added; one that does not exist yet can be made.
+
+    Returns:
+        Its rows, as they are written.
 
     Raises:
         ValueError: naming the file and what is wrong with it.
     """
-    difference = set(_as_text(table).columns).symmetric_difference(columns) if table.exists() else None
-    if difference:
+    if not table.exists():
+        return pd.DataFrame()
+    old = _as_text(table)
+    if difference := set(old.columns).symmetric_difference(columns):
         raise ValueError(
             f"{table} has other columns than what is measured (see {', '.join(sorted(difference))}): move it away, or "
             "restore it, for example with git"
         )
+    return old
 
 
 def _as_text(table: Path | io.StringIO) -> pd.DataFrame:

@@ -26,6 +26,7 @@ from flgc_lib.frozen.signature import Signature
 
 FORMAT = "flgc-frozen-2"
 KEY = "flgc"
+_INSTEAD = "save the trained network's state dict and freeze again after loading it"
 
 
 def save(frozen: FrozenNetwork, path: str | Path) -> None:
@@ -40,7 +41,7 @@ def save(frozen: FrozenNetwork, path: str | Path) -> None:
     if not isinstance(network, fx.GraphModule) or signature is None:
         raise ValueError(
             "this network was frozen in its own modules, which are code and cannot be in a file "
-            "(its report() says why); save the trained network's state dict and freeze again after loading it"
+            f"(its report() says why); {_INSTEAD}"
         )
     content = {
         "format": FORMAT,
@@ -59,15 +60,8 @@ def save(frozen: FrozenNetwork, path: str | Path) -> None:
         data = safetensors.save(tensors, {KEY: json.dumps(content)})
         _read(data)
     except _WRONG as error:
-        raise ValueError(
-            f"this network cannot be in a file ({_reason(error)}); "
-            "save the trained network's state dict and freeze again after loading it"
-        ) from error
-
-    def write(part: Path) -> None:
-        part.write_bytes(data)
-
-    write_whole(Path(path), write)
+        raise ValueError(f"this network cannot be in a file ({_reason(error)}); {_INSTEAD}") from error
+    write_whole(Path(path), lambda part: part.write_bytes(data))
 
 
 def load(path: str | Path) -> FrozenNetwork:
