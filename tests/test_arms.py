@@ -58,9 +58,11 @@ def test_every_contrast_is_of_arms_that_the_experiment_has_and_counts_are_those_
     planned = [s.id for s in grid("power")]
     assert len(planned) == len(set(planned))
     assert not {power_arms(g, s)[a].id for g in JUDGED for s in SECONDARY_SEEDS for a in names} - set(planned)
-    primary = [power_arms(g, s)[a].id for s in PRIMARY_SEEDS for g in JUDGED for a in PRIMARY]
-    assert planned[:120] == primary, "they are run first"
-    assert not {power_arms(g, s)["cluster"].id for g in JUDGED for s in PRIMARY_SEEDS} - set(planned)
+    assert not {power_arms(4, s)[a].id for s in range(20, 25) for a in names} - set(planned)
+    compared = (*PRIMARY, "cluster")
+    assert not {power_arms(g, s)[a].id for g in JUDGED for s in PRIMARY_SEEDS for a in compared} - set(planned)
+    assert {s.seed for s in grid("power")[:250]} == set(SECONDARY_SEEDS), "seeds that all arms have are run first"
+    assert (len(PRIMARY_SEEDS), len(SECONDARY_SEEDS)) == (60, 10)
 
 
 def test_the_primary_arms_are_trained_as_in_premise():
@@ -79,7 +81,7 @@ def test_primary_contrasts_by_hand(powered):
     assert [first["difference"], first["low"], first["high"]] == pytest.approx(
         [points.mean(), points.mean() - half, points.mean() + half]
     )
-    assert first["verdict"] == "open: 2 of 30 seeds"
+    assert first["verdict"] == "open: 2 of 60 seeds"
     assert (second["baseline"], second["difference"]) == ("cluster", pytest.approx(100 * ((1 - 2) / 2 + 0) / 2 / 16))
 
 
@@ -112,7 +114,7 @@ def test_the_second_contrast_is_not_judged_before_the_first(powered):
     assert arms.primary(records)["verdict"].tolist() == ["open: waits for the contrast before it"]
     for groups in JUDGED:
         records = powered({"select-random": dict(list(below.items())[1:])}, groups=groups)
-    waiting = ["open: 29 of 30 seeds", "open: waits for the contrast before it"]
+    waiting = ["open: 59 of 60 seeds", "open: waits for the contrast before it"]
     assert arms.primary(records)["verdict"].tolist() == waiting
 
 
@@ -245,7 +247,7 @@ def test_the_conclusion_waits_for_seeds_and_says_so(powered):
     powered({"select": {0: 10}, "select-random": {0: 8}}, groups=8)
     text = conclusion.answer(powered({"select": {0: 10}, "select-random": {0: 9}, "grouped": {0: 4}}))
     assert "Over G = 16 and 8, nothing is said of accuracy with groups that read, and share, the channels" in text
-    assert "(open: 1 of 30 seeds)" in text
+    assert "(open: 1 of 60 seeds)" in text
     assert "would refute it.** What is open claims nothing yet." in text
     assert "- select − select-random, over G = 16 and 8: +9.38 points with 1 seed for +0.0 % multiply" in text
     assert "select has the highest mean, 62.50 % over 1 of 10 seeds, so far; which arms are lower is open until" in text
@@ -266,7 +268,7 @@ def test_the_conclusion_of_all_runs(powered, tmp_path):
     """Made up so that it pays what a group reads, sharing does not, and the rule does harm."""
     names = dict.fromkeys(power_arms(16, 0))
     for groups in (4, *JUDGED):
-        seeds = range(5) if groups == 4 else PRIMARY_SEEDS
+        seeds = SECONDARY_SEEDS[:5] if groups == 4 else PRIMARY_SEEDS
         high, low = ({seed: h + (seed + groups // 8) % 2 for seed in seeds} for h in (12, 8))
         other = {seed: 12 + (seed // 2) % 2 for seed in seeds}
         few = {seed: hit for seed, hit in low.items() if seed in SECONDARY_SEEDS}
@@ -282,7 +284,7 @@ def test_the_conclusion_of_all_runs(powered, tmp_path):
         "no difference is shown between accuracy with groups that read, and share, the channels which training" in text
     )
     assert "At G = 8, accuracy with the paper's rule (`flgc-dup`) is lower than with learned groups without it" in text
-    assert " points with 30 seeds for +0.0 % multiply-accumulates; not separable." in text
+    assert " points with 60 seeds for +0.0 % multiply-accumulates; not separable." in text
     assert "reaches 0. Of one that is not: an interval, from more seeds, that leaves out 0. Whether the" in text
     assert "From G = 4 to 16 accuracy changes, in points, with 5 seeds at most, which judges nothing: " in text
     best = (
@@ -293,7 +295,7 @@ def test_the_conclusion_of_all_runs(powered, tmp_path):
     document = tmp_path / "page.md"
     document.write_text("<!-- differences: power -->\n<!-- /differences -->\n", encoding="utf-8")
     (first,) = [row for row in filled(document, tmp_path).splitlines() if row.startswith("| select − select-random |")]
-    assert first.endswith("| 30 | +0.0 | < 0.001 | higher |")
+    assert first.endswith("| 60 | +0.0 | < 0.001 | higher |")
     document.write_text("<!-- table: power -->\n<!-- /table -->\n", encoding="utf-8")
     rows = filled(document, tmp_path).splitlines()
     assert first in rows

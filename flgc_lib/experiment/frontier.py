@@ -20,6 +20,8 @@ EQUAL_COST = 0.05
 def costs(records: Records, plan: Plan = POWER) -> pd.DataFrame:
     """What every arm costs and reaches, a row an arm and number of groups, the cheapest first.
 
+    All have the same seeds, but for numbers of groups that are not judged.
+
     Args:
         records: of an experiment.
         plan: of the experiment.
@@ -32,7 +34,7 @@ def costs(records: Records, plan: Plan = POWER) -> pd.DataFrame:
     rows: list[list[Any]] = []
     for groups in plan.groups:
         for arm in plan.arms(groups, 0):
-            runs = runs_at(records, arm, groups, plan.seeds, plan)
+            runs = runs_at(records, arm, groups, plan.shared, plan)
             if len(runs) and not (arm == "dense" and any(row[0] == "dense" for row in rows)):  # one net for every G
                 accuracy = 100 * runs["test_accuracy"].to_numpy(dtype=float)
                 low, high = interval(accuracy)

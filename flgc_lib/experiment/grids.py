@@ -59,8 +59,9 @@ _LEARNED: Mapping[str, Any] = {"soft_start": 0.5, "logit_learning_rate": 0.03}
 """A soft start with ten times the rate of S and T, in which S leaves its random draw."""
 PRIMARY: tuple[Method, Method] = ("select", "select-random")
 """The arm that was furthest above its control in `premise`, at the cost of `grouped`, and that control."""
-PRIMARY_SEEDS = range(30)
-SECONDARY_SEEDS = range(10)
+PRIMARY_SEEDS = range(60)
+SECONDARY_SEEDS = range(20, 30)
+"""Seeds with which every arm of `power` is run."""
 JUDGED = (16, 8)
 """Numbers of groups at which the arms of `power` are compared."""
 _THIN = {16: 19, 8: 25, 4: 33}
@@ -166,13 +167,11 @@ def premise_arms(seed: int) -> dict[str, Settings]:
 
 
 def power() -> list[Settings]:
-    """Many seeds of few arms, a whole seed after the other: the primary arms, the others, fewer groups, `cluster`."""
-    runs = [power_arms(g, seed)[arm] for seed, g, arm in product(PRIMARY_SEEDS, JUDGED, PRIMARY)]
-    for seed, groups in product(SECONDARY_SEEDS, JUDGED):
-        runs += [arm for name, arm in power_arms(groups, seed).items() if name not in PRIMARY]
-    runs += [arm for seed in range(5) for name, arm in power_arms(4, seed).items() if name != "dense"]
-    runs += [power_arms(groups, seed)["cluster"] for seed, groups in product(PRIMARY_SEEDS, JUDGED)]
-    return _once(runs)  # `cluster` has ten seeds already
+    """Many seeds of few arms, a whole seed after the other: all arms, fewer groups, then the primary contrasts."""
+    runs = [arm for seed, g in product(SECONDARY_SEEDS, JUDGED) for arm in power_arms(g, seed).values()]
+    runs += [arm for seed in SECONDARY_SEEDS[:5] for name, arm in power_arms(4, seed).items() if name != "dense"]
+    runs += [power_arms(g, seed)[arm] for seed, g, arm in product(PRIMARY_SEEDS, JUDGED, (*PRIMARY, "cluster"))]
+    return _once(runs)
 
 
 def power_arms(groups: int, seed: int) -> dict[str, Settings]:
