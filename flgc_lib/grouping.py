@@ -262,7 +262,9 @@ def is_watched() -> bool:
 
 def _has_values(x: Tensor) -> bool:
     """Whether values may be looked at: it breaks a graph that is being captured, and some tensors have only a shape."""
-    return not (torch.compiler.is_compiling() or is_watched() or x.is_meta or detect_fake_mode(x) is not None)
+    if torch.compiler.is_compiling() or is_watched() or x.is_meta or detect_fake_mode(x) is not None:
+        return False
+    return not (x.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 def check_choice(name: str, value: str, choices: object) -> None:

@@ -60,7 +60,8 @@ class FLGConv2d(nn.Module):
             is faster. Its last digits then differ from those with the mask; off by default, so that records repeat.
             Gradients of gradients need the mask, and raise an error without.
         softness: the share of a weight outside its group that counts all the same; 0 but for a soft start, in which
-            all weights train before the groups close.
+            all weights train before the groups close. A tensor of one number may change between the replays of a CUDA
+            graph.
 
     Raises:
         ValueError: for padding in words, groups outside 1 … min(C, N), top_k below 1, an unknown score or estimator.
@@ -116,7 +117,7 @@ class FLGConv2d(nn.Module):
         self.estimator: Estimator = estimator
         self.learns = True
         self.compact = False
-        self.softness = 0.0
+        self.softness: float | Tensor = 0.0
         empty = partial(torch.empty, device=device, dtype=dtype)
         self.weight = nn.Parameter(empty(out_channels, in_channels, *self.kernel_size))
         self.bias = nn.Parameter(empty(out_channels)) if bias else None
@@ -159,7 +160,8 @@ class FLGConv2d(nn.Module):
                 mask = connection_mask(A, B)
             else:
                 mask = self.connection_mask()
-            return mask if self.softness == 0 else mask + self.softness * (1 - mask)
+            hard = not isinstance(self.softness, Tensor) and self.softness == 0
+            return mask if hard else mask + self.softness * (1 - mask)
 
     @torch.no_grad()
     def input_membership(self) -> Tensor:

@@ -1,11 +1,14 @@
 """Layers, freezing and training on every device that is here: a GPU computes what the processor does."""
 
+import copy
+
 import pytest
 import torch
 
 from flgc_lib.clustered import ClusteredConv2d
 from flgc_lib.experiment.records import processor_name
 from flgc_lib.experiment.runs import run
+from flgc_lib.experiment.training import Classifier, fit
 from flgc_lib.frozen import freeze
 from flgc_lib.methods import METHODS, method_layer
 
@@ -68,6 +71,43 @@ def test_a_frozen_network_computes_the_same(method, device, tiny):
     frozen = freeze(model, x)
     assert torch.allclose(frozen(x), model(x), rtol=1e-3, atol=1e-4)
     assert frozen(x).device.type == device.type
+
+
+@cuda
+@pytest.mark.parametrize("method", ["grouped", "flgc-dup", "flgc-randdup", "select", "cluster-dup", "budget"])
+def test_cuda_graphs_train_as_launching_every_operation_does(method, tiny, images, tmp_path, monkeypatch):
+    soft = {} if method in ("grouped", "flgc-dup") else {"soft_start": 0.7}
+    share = {"share": 1.5} if method in HAS_SHARE else {}
+    settings = tiny(method=method, groups=4, width=1 / 4, epochs=4, precision="bf16", **soft, **share)
+    graphed = fit(settings, images, tmp_path / "graphed", device="cuda", progress=False)
+    monkeypatch.setattr(Classifier, "on_train_start", lambda self: None)
+    launched = fit(settings, images, tmp_path / "launched", device="cuda", progress=False)
+    for one, other in zip(graphed.history, launched.history, strict=True):
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+    for one, other in zip(graphed.model.state_dict().items(), launched.model.state_dict().items(), strict=True):
+        assert torch.equal(one[1], other[1]), one[0]
+    images = torch.randn(2, 3, 32, 32, device="cuda")
+    assert torch.equal(copy.deepcopy(graphed.model)(images), launched.model(images))
+
+
+@cuda
+@torch.no_grad()
+@pytest.mark.parametrize("given", [True, False])
+def test_freezing_does_not_depend_on_tf32(given, tiny):
+    """PyTorch's convolutions on a GPU round to TF32 unless they are told not to."""
+    torch.manual_seed(0)
+    model = tiny(method="flgc-dup", groups=4, where="all", depths=(1, 1), width=1 / 4).network(10).cuda()
+    x = torch.randn(4, 3, 32, 32, device="cuda")
+    for _ in range(3):
+        model(x)
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = True
+    try:
+        frozen = freeze(model, x if given else None)
+        assert torch.backends.cudnn.allow_tf32
+        assert torch.allclose(frozen(x), model.eval()(x), rtol=1e-2, atol=1e-2)
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 @pytest.mark.parametrize("method", ["flgc-dup", "cluster"])

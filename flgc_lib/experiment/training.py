@@ -15,20 +15,19 @@ from typing import Any
 import lightning
 import torch
 import torch.utils.deterministic
-from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 from torch.nn import functional as F
 
 from flgc_lib.clustered import ClusteredConv2d
 from flgc_lib.data import Batches, Dataset
+from flgc_lib.experiment import graphs
 from flgc_lib.experiment.assignments import Recorder, learned_layers
+from flgc_lib.experiment.callbacks import LossBar, WholeCheckpoint
 from flgc_lib.experiment.checkpoint import Saved, check_checkpoint
 from flgc_lib.experiment.optimisers import optimisers
-from flgc_lib.experiment.progress import LossBar
 from flgc_lib.experiment.records import code_version, processor_name
 from flgc_lib.experiment.schedule import phase
 from flgc_lib.experiment.settings import Device, Settings
-from flgc_lib.files import write_whole
 from flgc_lib.layers import Score
 
 EVALUATION_BATCH = 500
@@ -58,6 +57,7 @@ class Classifier(lightning.LightningModule):
         self.train_total = torch.zeros(2, dtype=torch.float64)
         self.correct = torch.zeros(0, dtype=torch.bool)
         self.made_by: dict[str, str] = {}
+        self._softness: Tensor | None = None
         self._with_copies: dict[str, float] = {}
         self._recorder = Recorder(self.layers, settings.epochs)
         self._recorder.record(epoch=0)
@@ -77,17 +77,14 @@ class Classifier(lightning.LightningModule):
 
     def train_dataloader(self) -> Batches:
         """This epoch's batches. They depend on seed and epoch alone, so that a resumed run sees the same ones."""
-        return Batches(
-            self.dataset.train_images,
-            self.dataset.train_labels,
-            self.settings.batch,
-            augment=True,
-            shuffle_seed=self.settings.seed * 1_000_003 + self.current_epoch,
-        )
+        images, labels = self.dataset.train_images.to(self.device), self.dataset.train_labels.to(self.device)
+        seed = self.settings.seed * 1_000_003 + self.current_epoch
+        return Batches(images, labels, self.settings.batch, augment=True, shuffle_seed=seed)
 
     def val_dataloader(self) -> Batches:
         """The test images (or the held-out ones), in order."""
-        return Batches(self.dataset.test_images, self.dataset.test_labels, EVALUATION_BATCH)
+        images, labels = self.dataset.test_images.to(self.device), self.dataset.test_labels.to(self.device)
+        return Batches(images, labels, EVALUATION_BATCH)
 
     def on_fit_start(self) -> None:
         """Notes what computes from now on: the code as it is at the start, whatever is committed meanwhile."""
@@ -95,6 +92,23 @@ class Classifier(lightning.LightningModule):
         for name, now in here.items():
             before = self.made_by.get(name, now)
             self.made_by[name] = before if before.endswith(now) else f"{before}, then {now}"
+
+    def on_train_start(self) -> None:
+        """On an NVIDIA GPU, records the network's part of a step."""
+        if self.device.type == "cuda":
+            if self.settings.soft_start:
+                self._softness = torch.ones((), device=self.device)
+                for layer in self.layers.values():
+                    layer.softness = self._softness
+            images = self.dataset.train_images[: self.settings.batch].to(self.device, torch.float32)
+            graphs.record(self.model, images, self.trainer.precision_plugin.forward_context())
+
+    def on_train_end(self) -> None:
+        """Takes it back."""
+        self._softness = None
+        graphs.release(self.model)
+        for layer in self.layers.values():
+            layer.softness = float(layer.softness)
 
     def on_train_epoch_start(self) -> None:
         """Starts the sums of the epoch."""
@@ -124,8 +138,10 @@ class Classifier(lightning.LightningModule):
         """Brings the layers to where this step of the training is; whether the groups may change in it."""
         steps = self.settings.epochs * int(self.trainer.num_training_batches)
         now = phase(self.settings, self._step, steps)
+        # A CUDA graph reads a number where it was when the graph was recorded.
+        softness = now.softness if self._softness is None else self._softness.fill_(now.softness)
         for layer in self.layers.values():
-            layer.softness, layer.learns = now.softness, now.learns
+            layer.softness, layer.learns = softness, now.learns
             if now.regroups and isinstance(layer, ClusteredConv2d):
                 layer.regroup()
         return now.learns
@@ -204,16 +220,6 @@ def _as_list(one_or_more: Any) -> list[Any]:  # noqa: ANN401 - Lightning hands o
     return one_or_more if isinstance(one_or_more, list) else [one_or_more]
 
 
-class _WholeCheckpoint(Checkpoint):
-    """Writes the checkpoint of every epoch whole or not at all, so that a killed run finds the last one."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        write_whole(self.path, trainer.save_checkpoint)
-
-
 @contextmanager
 def _algorithms_put_back() -> Iterator[None]:
     """A Trainer that is deterministic switches how PyTorch chooses algorithms, for the whole process and for good."""
@@ -279,7 +285,7 @@ def fit(
             devices=1,
             precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
             logger=False,
-            callbacks=[_WholeCheckpoint(checkpoint), *([LossBar()] if progress else [])],
+            callbacks=[WholeCheckpoint(checkpoint), *([LossBar()] if progress else [])],
             enable_progress_bar=progress,
             enable_model_summary=False,
             num_sanity_val_steps=0,

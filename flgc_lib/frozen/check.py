@@ -70,10 +70,22 @@ def _same_chance() -> Iterator[None]:
         np.random.set_state(states[1])
 
 
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """A GPU multiplies float32 as such, and not rounded to TF32, by which equal networks differ."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.allow_tf32 = matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32 = before
+
+
 @torch.no_grad()
 def call(network: Call, inputs: Sequence[Any]) -> Any:
     """What a network returns, for inputs of its own and with random numbers that are the same in every call."""
-    with _same_chance():
+    with _same_chance(), _without_tf32():
         copies = pytree.tree_map_only(Tensor, torch.clone, tuple(inputs))
         return pytree.tree_map_only(Tensor, torch.clone, network(*copies))
 

@@ -1,9 +1,12 @@
-"""The progress bar of one training: epochs counted from 1, and the loss."""
+"""What Lightning calls in a training: the progress bar, and the checkpoint of every epoch."""
 
+from pathlib import Path
 from typing import Any
 
 import lightning
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar
+
+from flgc_lib.files import write_whole
 
 
 class LossBar(TQDMProgressBar):
@@ -18,3 +21,14 @@ class LossBar(TQDMProgressBar):
         """What stands at the end of the bar."""
         total: Any = pl_module.train_total  # (loss, images) of the epoch, see `Classifier`
         return {"loss": f"{float(total[0] / total[1]):.3f}"} if total[1] > 0 else {}
+
+
+class WholeCheckpoint(Checkpoint):
+    """Writes the checkpoint of every epoch whole or not at all, so that a killed run finds the last one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Writes it."""
+        write_whole(self.path, trainer.save_checkpoint)
