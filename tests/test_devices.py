@@ -86,7 +86,7 @@ def test_cuda_graphs_train_as_launching_every_operation_does(method, tiny, image
         assert {**one, "seconds": 0} == {**other, "seconds": 0}
     for one, other in zip(graphed.model.state_dict().items(), launched.model.state_dict().items(), strict=True):
         assert torch.equal(one[1], other[1]), one[0]
-    images = torch.randn(2, 3, 32, 32, device="cuda")
+    images = torch.randn(2, 3, 32, 32)
     assert torch.equal(copy.deepcopy(graphed.model)(images), launched.model(images))
 
 

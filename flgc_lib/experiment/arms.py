@@ -40,8 +40,7 @@ class Plan:
         arms: settings by the arm's name, of a number of groups and a seed.
         groups: the numbers of groups that it has.
         judged: those over which a primary contrast is averaged.
-        seeds: of the primary contrasts.
-        shared: those of them that every arm has; of numbers of groups that are not judged, the first of these only.
+        seeds: of the primary arms; the others may have some of them only.
         dense: the accuracy, in %, that its dense net has to reach before anything is judged.
         secondary: contrasts, arm and baseline, each judged at each G of `judged`, all by one correction.
     """
@@ -49,8 +48,7 @@ class Plan:
     arms: Callable[[int, int], Mapping[str, Settings]]
     groups: tuple[int, ...]
     judged: tuple[int, ...]
-    seeds: range
-    shared: range
+    seeds: Sequence[int]
     dense: float = 0
     secondary: tuple[Contrast, ...] = ()
 
@@ -66,8 +64,8 @@ _SECONDARY: tuple[Contrast, ...] = (
     ("shuffle", "equal"),
     *(("thin dense", arm) for arm in _GROUPED),
 )
-POWER = Plan(power_arms, (16, 8, 4), JUDGED, PRIMARY_SEEDS, SECONDARY_SEEDS, secondary=_SECONDARY)
-RESNET20 = Plan(resnet20_arms, RESNET20_GROUPS, RESNET20_GROUPS, RESNET20_SEEDS, RESNET20_SEEDS, dense=88)
+POWER = Plan(power_arms, (16, 8, 4), JUDGED, PRIMARY_SEEDS, secondary=_SECONDARY)
+RESNET20 = Plan(resnet20_arms, RESNET20_GROUPS, RESNET20_GROUPS, RESNET20_SEEDS, dense=88)
 
 
 def primary(records: Records, plan: Plan = POWER) -> pd.DataFrame:
@@ -132,7 +130,7 @@ def differences(records: Records, plan: Plan = POWER) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for groups in plan.judged:
         for arm, baseline in plan.secondary:
-            pairs = matched(*(runs_at(records, name, groups, plan.shared, plan) for name in (arm, baseline)))
+            pairs = matched(*(runs_at(records, name, groups, SECONDARY_SEEDS, plan) for name in (arm, baseline)))
             if pairs.empty:
                 continue
             points = gains(pairs)
@@ -151,8 +149,8 @@ def differences(records: Records, plan: Plan = POWER) -> pd.DataFrame:
     missing = len(plan.secondary) * len(plan.judged) - len(rows)
     corrected = holm([*(row["p"] for row in rows), *[1.0] * missing])
     rows = [row | {"p": p} for row, p in zip(rows, corrected, strict=False)]
-    done = not missing and all(row["seeds"] == len(plan.shared) for row in rows)
-    return pd.DataFrame([row | {"verdict": said(row, plan.shared, others=done)} for row in rows])
+    done = not missing and all(row["seeds"] == len(SECONDARY_SEEDS) for row in rows)
+    return pd.DataFrame([row | {"verdict": said(row, SECONDARY_SEEDS, others=done)} for row in rows])
 
 
 def ways(records: Records) -> pd.DataFrame:

@@ -20,7 +20,7 @@ EQUAL_COST = 0.05
 def costs(records: Records, plan: Plan = POWER) -> pd.DataFrame:
     """What every arm costs and reaches, a row an arm and number of groups, the cheapest first.
 
-    All have the same seeds, but for numbers of groups that are not judged.
+    Accuracies at one number of groups are those of the seeds that all arms have there of which there is a run.
 
     Args:
         records: of an experiment.
@@ -33,8 +33,11 @@ def costs(records: Records, plan: Plan = POWER) -> pd.DataFrame:
     """
     rows: list[list[Any]] = []
     for groups in plan.groups:
-        for arm in plan.arms(groups, 0):
-            runs = runs_at(records, arm, groups, plan.shared, plan)
+        every = {arm: runs_at(records, arm, groups, plan.seeds, plan) for arm in plan.arms(groups, 0)}
+        there = {arm: runs for arm, runs in every.items() if len(runs)}
+        common = set.intersection(*(set(runs["seed"]) for runs in there.values())) if there else set()
+        for arm, of_arm in there.items():
+            runs = of_arm[of_arm["seed"].isin(common)]
             if len(runs) and not (arm == "dense" and any(row[0] == "dense" for row in rows)):  # one net for every G
                 accuracy = 100 * runs["test_accuracy"].to_numpy(dtype=float)
                 low, high = interval(accuracy)
@@ -73,12 +76,14 @@ def equally_cheap(records: Records) -> pd.DataFrame:
     Returns:
         Columns groups, price (that of `grouped`, millions of multiply-accumulates), arm, best (the group's first arm),
         seeds; accuracy (%, mean); difference to the best (points), low and high (t interval), p, 1 for the best itself,
-        and verdict, open until all runs are there.
+        and verdict, open until all arms have all seeds.
     """
     rows: list[dict[str, Any]] = []
     others: list[float] = []  # p of the pairs without the best
+    done = True
     for groups in JUDGED:
         every = {arm: runs_at(records, arm, groups, SECONDARY_SEEDS) for arm in power_arms(groups, 0)}
+        done &= all(len(runs) == len(SECONDARY_SEEDS) for runs in every.values())
         price = every["grouped"]["macs"].mean()
         there = {arm: runs for arm, runs in every.items() if abs(runs["macs"].mean() / price - 1) <= EQUAL_COST}
         ranked = sorted(there, key=lambda arm: -there[arm]["test_accuracy"].mean())
@@ -88,7 +93,6 @@ def equally_cheap(records: Records) -> pd.DataFrame:
             if len(points):
                 of_arm = {"groups": groups, "arm": arm, "best": ranked[0], **summary(points), "p": p_value(points)}
                 rows.append(of_arm | {"price": price / 1e6, "accuracy": 100 * there[arm]["test_accuracy"].mean()})
-    done = len(records.runs) == records.planned
     tested = [row for row in rows if row["arm"] != row["best"]]
     for row, p in zip(tested, holm([*(row["p"] for row in tested), *others]), strict=False):
         row["p"] = p

@@ -59,9 +59,10 @@ _LEARNED: Mapping[str, Any] = {"soft_start": 0.5, "logit_learning_rate": 0.03}
 """A soft start with ten times the rate of S and T, in which S leaves its random draw."""
 PRIMARY: tuple[Method, Method] = ("select", "select-random")
 """The arm that was furthest above its control in `premise`, at the cost of `grouped`, and that control."""
-PRIMARY_SEEDS = range(60)
-SECONDARY_SEEDS = range(20, 30)
-"""Seeds with which every arm of `power` is run."""
+PRIMARY_SEEDS = (*range(28), 29, 30)
+SECONDARY_SEEDS = (0, 1, *range(20, 28))
+RETAINED_SEEDS = range(5)
+"""Seeds of the primary contrasts of `power`, of the others, and of what arms retain from G = 4 to 16."""
 JUDGED = (16, 8)
 """Numbers of groups at which the arms of `power` are compared."""
 _THIN = {16: 19, 8: 25, 4: 33}
@@ -167,10 +168,11 @@ def premise_arms(seed: int) -> dict[str, Settings]:
 
 
 def power() -> list[Settings]:
-    """Many seeds of few arms, a whole seed after the other: all arms, fewer groups, then the primary contrasts."""
+    """Many seeds of few arms, a whole seed after the other: all arms, the primary contrasts, then fewer groups."""
     runs = [arm for seed, g in product(SECONDARY_SEEDS, JUDGED) for arm in power_arms(g, seed).values()]
-    runs += [arm for seed in SECONDARY_SEEDS[:5] for name, arm in power_arms(4, seed).items() if name != "dense"]
     runs += [power_arms(g, seed)[arm] for seed, g, arm in product(PRIMARY_SEEDS, JUDGED, (*PRIMARY, "cluster"))]
+    for seed, groups in product(RETAINED_SEEDS, (16, 4)):
+        runs += [arm for name, arm in power_arms(groups, seed).items() if name != "dense"]
     return _once(runs)
 
 
