@@ -391,6 +391,23 @@ def test_in_a_soft_start_weights_outside_count_in_part(learns):
     torch.testing.assert_close(layer(x), gathered(layer, x, layer.weight))
 
 
+@pytest.mark.parametrize("learns", [True, False])
+def test_softness_may_be_a_tensor_that_changes_in_place(learns):
+    """As in a CUDA graph: the operations stay, the number does not."""
+    one, other, x = learned_layer(5), learned_layer(5), batch()
+    softness = torch.zeros(())
+    one.learns = other.learns = learns
+    other.softness = softness
+    for value in (1.0, 0.25, 0.0):
+        one.softness = float(softness.fill_(value))
+        for layer in (one, other):
+            layer.zero_grad()
+            layer(x).square().sum().backward()
+        torch.testing.assert_close(other(x), one(x))
+        for mine, theirs in zip(other.parameters(), one.parameters(), strict=True):
+            torch.testing.assert_close(mine.grad, theirs.grad)
+
+
 # Bad input
 
 
