@@ -10,6 +10,7 @@ from flgc_lib.experiment.records import processor_name
 from flgc_lib.experiment.runs import run
 from flgc_lib.experiment.training import Classifier, fit
 from flgc_lib.frozen import freeze
+from flgc_lib.frozen.exact import without_tf32
 from flgc_lib.methods import METHODS, method_layer
 
 HAS_SHARE = ("select", "select-random", "budget", "budget-random")
@@ -108,6 +109,31 @@ def test_freezing_does_not_depend_on_tf32(given, tiny):
         assert torch.allclose(frozen(x), model.eval()(x), rtol=1e-2, atol=1e-2)
     finally:
         torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.mark.parametrize("allowed", ["by name", "by precision", "for all"])
+def test_tf32_is_off_while_networks_are_compared_and_then_as_it_was(allowed, monkeypatch):
+    """PyTorch has three ways to allow it, two of which fail where another one is in use."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # the switches are there without a GPU
+    matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    before = matmul.fp32_precision, torch.backends.fp32_precision
+    try:
+        if allowed == "by name":
+            torch.set_float32_matmul_precision("medium")
+        elif allowed == "by precision":
+            matmul.fp32_precision = "tf32"
+        else:
+            torch.backends.fp32_precision = "tf32"
+        chosen = matmul.fp32_precision, conv.fp32_precision
+        assert "tf32" in chosen
+        with without_tf32():
+            assert (matmul.fp32_precision, conv.fp32_precision) == ("ieee", "ieee")
+        assert (matmul.fp32_precision, conv.fp32_precision) == chosen
+        if allowed == "by name":
+            assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        matmul.fp32_precision, torch.backends.fp32_precision = before
 
 
 @pytest.mark.parametrize("method", ["flgc-dup", "cluster"])

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from flgc_lib.files import first_line
+from flgc_lib.frozen.exact import without_tf32
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Largest difference of an output by its type, as a share of the output's largest number of the same order."""
@@ -70,22 +71,10 @@ def _same_chance() -> Iterator[None]:
         np.random.set_state(states[1])
 
 
-@contextmanager
-def _without_tf32() -> Iterator[None]:
-    """A GPU multiplies float32 as such, and not rounded to TF32, by which equal networks differ."""
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.allow_tf32, matmul.allow_tf32
-    cudnn.allow_tf32 = matmul.allow_tf32 = False
-    try:
-        yield
-    finally:
-        cudnn.allow_tf32, matmul.allow_tf32 = before
-
-
 @torch.no_grad()
 def call(network: Call, inputs: Sequence[Any]) -> Any:
     """What a network returns, for inputs of its own and with random numbers that are the same in every call."""
-    with _same_chance(), _without_tf32():
+    with _same_chance(), without_tf32():
         copies = pytree.tree_map_only(Tensor, torch.clone, tuple(inputs))
         return pytree.tree_map_only(Tensor, torch.clone, network(*copies))
 
