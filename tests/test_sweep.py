@@ -248,6 +248,17 @@ def test_a_run_is_made_again_with_as_many_threads(tiny, root, tmp_path, record, 
     assert tmp_path not in asked["results"].parents
 
 
+@pytest.mark.parametrize(("device", "differs"), [("auto", False), ("cuda", False), ("cpu", True)])
+def test_a_run_made_on_a_gpu_is_made_again_there(device, differs, tiny, tmp_path, record, monkeypatch, capsys):
+    row, history = record(tiny())
+    write_record(tmp_path, row | {"processor": "cuda", "torch": torch.__version__}, history, {})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("flgc_lib.experiment.runs.processor_name", lambda place: place.type)
+    monkeypatch.setattr("flgc_lib.experiment.runs.run", lambda *arguments, **options: {})
+    rerun(row["run"], results=tmp_path, device=device)
+    assert ("recorded with processor cuda, here cpu" in capsys.readouterr().out) is differs
+
+
 def test_an_unknown_run_cannot_be_made_again(tmp_path):
     with pytest.raises(ValueError, match=r"there is no run 'nothing' in .*runs\.csv; its column `run` has the names"):
         rerun("nothing", results=tmp_path)

@@ -98,7 +98,8 @@ def rerun(
     if name not in runs.index:
         raise ValueError(f"there is no run {name!r} in {results / 'runs.csv'}; its column `run` has the names")
     recorded = runs.loc[name].to_dict()
-    here = {"torch": torch.__version__, "processor": processor_name(torch.device("cpu"))}
+    place = "cuda" if device in ("auto", "cuda") and torch.cuda.is_available() else "cpu"
+    here = {"torch": torch.__version__, "processor": processor_name(torch.device(place))}
     if other := [f"{key} {recorded[key]}, here {value}" for key, value in here.items() if recorded[key] != value]:
         print(f"{name}: recorded with {'; '.join(other)}: the last digits, and so the accuracy, may differ", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
