@@ -20,10 +20,8 @@ cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no NVI
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=cuda)])
 def device(request):
     """Each device; a GPU multiplies in float32 as the processor does, not in TF32."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    yield torch.device(request.param)
-    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+    with without_tf32():
+        yield torch.device(request.param)
 
 
 def layer_of(method, seed=0):
