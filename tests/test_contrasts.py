@@ -5,7 +5,7 @@ import pytest
 from test_analysis import ACCURACIES, records, rows
 
 from flgc_lib.experiment.analysis import Records
-from flgc_lib.experiment.contrasts import answer, paired, paired_differences
+from flgc_lib.experiment.contrasts import answer, claim, paired, paired_differences
 from flgc_lib.experiment.records import RUN_COLUMNS
 
 T1 = 12.706205  # Student's t of one degree of freedom, 97.5 %
@@ -93,9 +93,9 @@ def test_two_runs_of_one_seed_make_no_pair():
 
 def test_answer_claims_what_its_intervals_show_and_no_more():
     runs = pd.concat([rows(ACCURACIES), rows({"flgc": {0: 0.7, 1: 0.6}, "flgc-dup": {0: 0.71, 1: 0.6}}, groups=2)])
-    claim, _, evidence, sure, refute = answer(records(runs)).split("\n\n")
+    claimed, _, evidence, sure, refute = answer(records(runs)).split("\n\n")
     # random is a point above flgc in both seeds: a spread of 0, and an interval that does not reach 0.
-    assert claim == (
+    assert claimed == (
         "**Claim.** Accuracy with learned groups (flgc) is lower than with random ones (random). No difference is "
         "shown between accuracy with the rule (flgc-dup) and without it (flgc)."
     )
@@ -108,6 +108,7 @@ def test_answer_claims_what_its_intervals_show_and_no_more():
     assert "a difference of -1.00 [-1.00, -1.00] points, lower." in evidence
     assert "2 seeds show a true difference of" in sure
     assert refute.startswith("**What would refute it.**")
+    assert claim(records(runs)) == claimed
 
 
 def test_answer_from_one_seed_claims_nothing():

@@ -1,7 +1,7 @@
 """What `power` answers, in words: a claim, its evidence, how sure it is, and what would refute it.
 
 The records decide every sentence, and none claims more than the interval that it quotes. The contrasts are those of
-`arms`, written down before their runs; what arms retain, and which is best at one cost, came later, and says so.
+`arms`, written down before their runs; what arms retain, and which to use at one cost, came later, and says so.
 """
 
 from collections.abc import Iterable, Iterator
@@ -34,9 +34,31 @@ def answer(records: Records) -> str:
     return in_words(_claim(judged), _evidence(records, judged), _confidence(records, judged), _refutation(judged))
 
 
-def claim(records: Records) -> str:
-    """What is shown, what is not, and what is still open: a paragraph."""
-    return f"**Claim.** {_claim(_judged(records))}"
+def use(records: Records) -> str:
+    """What to use at a number of multiply-accumulates: a line each, then how sure that is."""
+    ranked = frontier.equally_cheap(records).to_dict("records")
+    lines = [_cheapest(groups, list(rows)) for groups, rows in groupby(ranked, key=itemgetter("groups"))]
+    sure = (
+        "The verdicts are corrected for all pairs of arms of one cost, in a comparison that was added while `power` "
+        "ran: 5 % false alarms in all. In brackets: points from the best, and 95 % t intervals, each by itself."
+    )
+    return "\n".join([*lines, "", sure]) if lines else ""
+
+
+def _cheapest(groups: int, rows: list[dict[Any, Any]]) -> str:
+    """The arm with the highest mean of those that cost what `grouped` does, and what cannot be told from it."""
+    best, *others = rows
+    sentence = (
+        f"- At {best['price']:.2f} million multiply-accumulates ± {100 * EQUAL_COST:.0f} %, as `grouped` with "
+        f"G = {groups}: `{best['arm']}`, with {best['accuracy']:.2f} % the highest mean over {best['seeds']} of "
+        f"{len(SECONDARY_SEEDS)} seeds"
+    )
+    if any(row["verdict"].startswith("open") for row in others):
+        return f"{sentence} so far; what else does as well is open until all runs are there."
+    for said, words in (("not separable", "not separable from it"), ("lower", "lower")):
+        if named := [f"{row['arm']} {bracketed(row)}" for row in others if row["verdict"] == said]:
+            sentence += f"; {words}: {', '.join(named)}"
+    return f"{sentence}."
 
 
 def _judged(records: Records) -> Iterator[dict[Any, Any]]:
@@ -49,22 +71,27 @@ def _judged(records: Records) -> Iterator[dict[Any, Any]]:
 
 
 def _claim(judged: Iterable[dict[Any, Any]]) -> str:
-    return " ".join(map(_sentence, judged)) or "None: no two arms that the question is about are both recorded."
+    """A sentence for each contrast and verdict, wherever it holds."""
+    places: dict[tuple[str, str, str], list[str]] = {}
+    for row in judged:
+        places.setdefault((row["arm"], row["baseline"], row["verdict"]), []).append(row["where"])
+    sentences = (_sentence(*contrast, " and ".join(where)) for contrast, where in places.items())
+    return " ".join(sentences) or "None: no two arms that the question is about are both recorded."
 
 
-def _sentence(row: dict[Any, Any]) -> str:
-    ours, theirs = _WORDS[row["arm"]], _WORDS[row["baseline"]]
-    if row["verdict"] in ("higher", "lower"):
-        sentence = f"{row['where']}, accuracy with {ours} is {row['verdict']} than with {theirs}."
-    elif row["verdict"] == "not separable":
-        sentence = f"{row['where']}, no difference is shown between accuracy with {ours} and with {theirs}."
+def _sentence(arm: str, baseline: str, verdict: str, where: str) -> str:
+    ours, theirs = _WORDS[arm], _WORDS[baseline]
+    if verdict in ("higher", "lower"):
+        sentence = f"{where}, accuracy with {ours} is {verdict} than with {theirs}."
+    elif verdict == "not separable":
+        sentence = f"{where}, no difference is shown between accuracy with {ours} and with {theirs}."
     else:  # open, or not judged
-        sentence = f"{row['where']}, nothing is said of accuracy with {ours} beside {theirs} ({row['verdict']})."
+        sentence = f"{where}, nothing is said of accuracy with {ours} beside {theirs} ({verdict})."
     return sentence[0].upper() + sentence[1:]
 
 
 def _evidence(records: Records, judged: list[dict[Any, Any]]) -> Iterator[str]:
-    """A sentence a contrast, then what is retained as groups grow in number, and what is best at one cost."""
+    """A sentence a contrast, then what is retained as groups grow in number."""
     for row in judged:
         price = f"{row['macs']:+.1f} % multiply-accumulates"
         yield f"{row['arm']} − {row['baseline']}, {row['where']}: {_points(row)} for {price}; {row['verdict']}."
@@ -73,29 +100,10 @@ def _evidence(records: Records, judged: list[dict[Any, Any]]) -> Iterator[str]:
         changes = ", ".join(f"{row['arm']} {bracketed(row)}" for row in falls)
         where = f"in points, with {seeds} seeds at most, which judges nothing"
         yield f"From G = 4 to 16 accuracy changes, {where}: {changes}."
-    ranked = frontier.equally_cheap(records).to_dict("records")
-    for groups, rows in groupby(ranked, key=itemgetter("groups")):
-        yield f"Among the arms that cost what `grouped` costs at G = {groups}, {_at_one_cost(list(rows))}"
 
 
 def _points(row: dict[Any, Any]) -> str:
     return f"{bracketed(row)} points with {row['seeds']} seed{'s' * (row['seeds'] > 1)}"
-
-
-def _at_one_cost(rows: list[dict[Any, Any]]) -> str:
-    """The arm with the highest mean, then those that cannot be told from it, then the others."""
-    best, *others = rows
-    sentence = (
-        f"{best['price']:.2f} million multiply-accumulates ± {EQUAL_COST:.0%}, {best['arm']} has the highest mean, "
-        f"{best['accuracy']:.2f} % over {best['seeds']} of {len(SECONDARY_SEEDS)} seeds"
-    )
-    if any(row["verdict"].startswith("open") for row in others):
-        return f"{sentence}, so far; which arms are lower is open until all runs are there."
-    sentence += ", and by these seeds, corrected for all pairs of such arms"
-    for said in ("not separable", "lower"):
-        if named := [f"{row['arm']} {bracketed(row)}" for row in others if row["verdict"] == said]:
-            sentence += f"; {said}, in points: {', '.join(named)}"
-    return f"{sentence}."
 
 
 def _refutation(judged: list[dict[Any, Any]]) -> Iterator[str]:
@@ -104,7 +112,7 @@ def _refutation(judged: list[dict[Any, Any]]) -> Iterator[str]:
     if verdicts & {"higher", "lower"}:
         yield "Of a difference that is shown: an interval of the same contrast, from other seeds, that reaches 0."
     if "not separable" in verdicts:
-        yield "Of one that is not: an interval, from more seeds, that leaves out 0."
+        yield "Of one that is not shown: an interval, from more seeds, that leaves out 0."
     if any(verdict.startswith("open") for verdict in verdicts):
         yield "What is open claims nothing yet."
     yield (
@@ -118,8 +126,7 @@ def _confidence(records: Records, judged: list[dict[Any, Any]]) -> Iterator[str]
     yield (
         "In brackets: 95 % t intervals over paired seeds, each by itself. Verdicts are corrected for being several, so "
         "an interval may leave out 0 and its contrast not be separable: 5 % false alarms in all for the contrasts of "
-        "`select`, of which the second waits for the first; 5 % for the contrasts of other arms; 5 % for the arms of "
-        "one cost, a comparison that was added while `power` ran."
+        "`select`, of which the second waits for the first, and 5 % for those of other arms."
     )
     for row in judged[:1]:
         yield (

@@ -71,6 +71,13 @@ def paired_differences(records: Records, pairs: Iterable[Pair] = PAIRS, *, any_p
     return pd.DataFrame(rows)
 
 
+def means(records: Records, pairs: Iterable[Pair]) -> dict[Pair, dict[Any, Any]]:
+    """Rows of `paired_differences` for the mean over G, of those pairs that have a seed with every G."""
+    judged = {pair: paired_differences(records, [pair]) for pair in pairs}
+    last = {pair: rows.iloc[-1].to_dict() for pair, rows in judged.items() if len(rows)}
+    return {pair: row for pair, row in last.items() if row["groups"] == "mean"}
+
+
 def paired(records: Records, method: Method, baseline: Method, *, any_processor: bool = False) -> pd.DataFrame:
     """Test accuracies of two methods, in %, for each seed and G that both were run with on one kind of processor.
 
@@ -106,20 +113,23 @@ def paired(records: Records, method: Method, baseline: Method, *, any_processor:
 
 def answer(records: Records) -> str:
     """The paper's question and its controls, answered from the records: a few paragraphs of Markdown."""
-    judged = {pair: paired_differences(records, [pair]) for pair in _WORDS}
-    known = {pair: rows.iloc[-1] for pair, rows in judged.items() if len(rows) and rows["groups"].iloc[-1] == "mean"}
-    claims = _claims({pair: verdict(row["low"], row["high"], row["seeds"]) for pair, row in known.items()})
+    known = means(records, _WORDS)
     refutation = (
         "An interval that lies on one side of 0 in an experiment of more seeds, most of all one in which maps have "
         "become important before the rule copies them, beside as many random copies (data/results/README.md, “Premise” "
         "and “Power”)."
     )
     return in_words(
-        claims or "None: no two methods that the question is about are both recorded.",
+        _claim(known),
         (_evidence(records, pair) for pair in _WORDS),
         _confidence(records, known),
         [refutation],
     )
+
+
+def claim(records: Records) -> str:
+    """The answer's first paragraph: what is shown, then what is not."""
+    return f"**Claim.** {_claim(means(records, _WORDS))}"
 
 
 def in_words(claim: str, evidence: Iterable[str], confidence: Iterable[str], refutation: Iterable[str]) -> str:
@@ -135,15 +145,15 @@ def in_words(claim: str, evidence: Iterable[str], confidence: Iterable[str], ref
     )
 
 
-def _claims(verdicts: dict[Pair, str]) -> str:
-    """What is shown, then what is not."""
+def _claim(known: dict[Pair, dict[Any, Any]]) -> str:
+    verdicts = {pair: verdict(row["low"], row["high"], row["seeds"]) for pair, row in known.items()}
     shown = [pair for pair, said in verdicts.items() if said in ("higher", "lower")]
     open_ = [_WORDS[pair] for pair in verdicts if pair not in shown]
     sentences = [f"Accuracy {_WORDS[pair][0]} is {verdicts[pair]} than {_WORDS[pair][1]}." for pair in shown]
     if open_:
         between = ", or ".join(f"between accuracy {here} and {there}" for here, there in open_)
         sentences.append(f"No difference is shown {between}.")
-    return " ".join(sentences)
+    return " ".join(sentences) or "None: no two methods that the question is about are both recorded."
 
 
 def _evidence(records: Records, pair: Pair) -> str:
@@ -176,7 +186,7 @@ def bracketed(row: Mapping[Any, Any]) -> str:
     return f"{row['difference']:+.2f}{bracket}"
 
 
-def _confidence(records: Records, known: dict[Pair, pd.Series]) -> list[str]:
+def _confidence(records: Records, known: dict[Pair, dict[Any, Any]]) -> list[str]:
     """What the experiment would have seen, and whether its copies are more than chance."""
     sentences = ["In brackets: 95 % t interval over paired seeds; each verdict has a false alarm rate of 5 %."]
     for pair in [pair for pair, row in known.items() if row["seeds"] > 1][:1]:

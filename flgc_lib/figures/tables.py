@@ -10,9 +10,9 @@ import pandas as pd
 
 from flgc_lib.bench import report
 from flgc_lib.bench.candidates import BASELINE
-from flgc_lib.experiment import ablation, arms, conclusion, deploy, frontier, measurements
+from flgc_lib.experiment import ablation, arms, conclusion, contrasts, deploy, frontier, measurements
 from flgc_lib.experiment.analysis import Records, accuracy_by, arm_columns, of_grid
-from flgc_lib.experiment.contrasts import answer, bracketed
+from flgc_lib.experiment.contrasts import bracketed
 from flgc_lib.experiment.grids import PREMISE_SEEDS, WAYS, Grid
 from flgc_lib.experiment.statistics import interval
 from flgc_lib.figures import result
@@ -282,9 +282,9 @@ def _markdown(rows: Sequence[Mapping[str, object]]) -> str:
 
 KINDS: Mapping[str, Callable[[Records], str]] = {
     "table": _accuracy,
-    "answer": answer,
+    "answer": contrasts.answer,
+    "claim": contrasts.claim,
     "differences": lambda records: _markdown(result.differences(records)),
-    "use": result.use,
     "progress": result.progress,
 }
 """What a document may ask for, and what computes it."""
@@ -293,7 +293,7 @@ _JUDGED: Mapping[tuple[str, str], Callable[[Records], str]] = {
     ("table", "power"): partial(_planned, plan=arms.POWER),
     ("table", "resnet20"): partial(_planned, plan=arms.RESNET20),
     ("answer", "power"): conclusion.answer,
-    ("claim", "power"): conclusion.claim,
+    ("use", "power"): conclusion.use,
     ("differences", "power"): _primary,
 }
 """The same for the experiments that are judged by rules of their own."""
