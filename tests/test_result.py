@@ -1,4 +1,4 @@
-"""The result's page: what it says follows from the records, and other records make it say the opposite."""
+"""What documents show of the records: rows and sentences by hand, and what a document may not ask for."""
 
 from pathlib import Path
 

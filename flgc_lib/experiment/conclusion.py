@@ -37,7 +37,7 @@ def answer(records: Records) -> str:
 def use(records: Records) -> str:
     """What to use at a number of multiply-accumulates: a line each, then how sure that is."""
     ranked = frontier.equally_cheap(records).to_dict("records")
-    lines = [_cheapest(groups, list(rows)) for groups, rows in groupby(ranked, key=itemgetter("groups"))]
+    lines = [_at_one_cost(groups, list(rows)) for groups, rows in groupby(ranked, key=itemgetter("groups"))]
     sure = (
         "The verdicts are corrected for all pairs of arms of one cost, in a comparison that was added while `power` "
         "ran: 5 % false alarms in all. In brackets: points from the best, and 95 % t intervals, each by itself."
@@ -45,7 +45,7 @@ def use(records: Records) -> str:
     return "\n".join([*lines, "", sure]) if lines else ""
 
 
-def _cheapest(groups: int, rows: list[dict[Any, Any]]) -> str:
+def _at_one_cost(groups: int, rows: list[dict[Any, Any]]) -> str:
     """The arm with the highest mean of those that cost what `grouped` does, and what cannot be told from it."""
     best, *others = rows
     sentence = (

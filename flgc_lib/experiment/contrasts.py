@@ -73,9 +73,8 @@ def paired_differences(records: Records, pairs: Iterable[Pair] = PAIRS, *, any_p
 
 def means(records: Records, pairs: Iterable[Pair]) -> dict[Pair, dict[Any, Any]]:
     """Rows of `paired_differences` for the mean over G, of those pairs that have a seed with every G."""
-    judged = {pair: paired_differences(records, [pair]) for pair in pairs}
-    last = {pair: rows.iloc[-1].to_dict() for pair, rows in judged.items() if len(rows)}
-    return {pair: row for pair, row in last.items() if row["groups"] == "mean"}
+    rows = paired_differences(records, pairs).to_dict("records")
+    return {(row["method"], row["baseline"]): row for row in rows if row["groups"] == "mean"}
 
 
 def paired(records: Records, method: Method, baseline: Method, *, any_processor: bool = False) -> pd.DataFrame:
@@ -121,7 +120,7 @@ def answer(records: Records) -> str:
     )
     return in_words(
         _claim(known),
-        (_evidence(records, pair) for pair in _WORDS),
+        (_evidence(records, pair, known.get(pair)) for pair in _WORDS),
         _confidence(records, known),
         [refutation],
     )
@@ -156,20 +155,19 @@ def _claim(known: dict[Pair, dict[Any, Any]]) -> str:
     return " ".join(sentences) or "None: no two methods that the question is about are both recorded."
 
 
-def _evidence(records: Records, pair: Pair) -> str:
+def _evidence(records: Records, pair: Pair, row: dict[Any, Any] | None) -> str:
     """A sentence with accuracies, difference, interval and verdict of a pair; another if all its seeds say more."""
     here, there = _WORDS[pair]
+    if row is None:
+        return f"Runs {here} and {there} are not both recorded."
     both = paired(records, *pair)
     seeds = both[pair[0]].unstack().dropna().index  # those with all G
-    if seeds.empty:
-        return f"Runs {here} and {there} are not both recorded."
-    row = paired_differences(records, [pair]).iloc[-1].to_dict()  # the mean over G
-    means = both.loc[seeds].groupby("groups").mean()
-    at = ", ".join(map(str, means.index))
-    first, second = (", ".join(f"{a:.2f}" for a in means[method]) for method in pair)
+    accuracies = both.loc[seeds].groupby("groups").mean()
+    at = ", ".join(map(str, accuracies.index))
+    first, second = (", ".join(f"{a:.2f}" for a in accuracies[method]) for method in pair)
     sentence = (
         f"At G = {at} accuracy is {first} % {here} and {second} % {there}: a difference of {bracketed(row)} points"
-        f"{' on average' * (len(means) > 1)}, {verdict(row['low'], row['high'], row['seeds'])}."
+        f"{' on average' * (len(accuracies) > 1)}, {verdict(row['low'], row['high'], row['seeds'])}."
     )
     everywhere = paired_differences(records, [pair], any_processor=True).iloc[-1].to_dict()
     if everywhere["seeds"] > row["seeds"]:
