@@ -236,10 +236,9 @@ def summary(points: np.ndarray) -> dict[str, Any]:
 
 def _image_noise(records: Records, pairs: pd.DataFrame) -> float:
     """Half of the interval that the mean difference of the pairs has from the choice of the test images, points."""
-    ours, theirs = (
-        np.stack([np.unpackbits(read_groups(records.folder, run)[CORRECT]) for run in pairs[f"run_{side}"]]).astype(
-            bool
-        )
+    packed = (
+        np.stack([read_groups(records.folder, run, [CORRECT])[CORRECT] for run in pairs[f"run_{side}"]])
         for side in "xy"
-    )  # the last byte's padding is wrong in both networks, and cancels
-    return 100 * image_noise(ours, theirs)
+    )
+    ours, theirs = (np.unpackbits(bits, axis=1).astype(bool) for bits in packed)
+    return 100 * image_noise(ours, theirs)  # the last byte's padding is wrong in both networks, and cancels

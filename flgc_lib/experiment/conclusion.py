@@ -5,6 +5,7 @@ The records decide every sentence, and none claims more than the interval that i
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -137,9 +138,8 @@ def _confidence(records: Records, judged: list[dict[Any, Any]]) -> Iterator[str]
             seeds, planned = row["seeds"], len(PRIMARY_SEEDS)
             half = expected_half((row["high"] - row["low"]) / 2, seeds, planned)
             yield f"With a spread as that of its {seeds} seeds so far, {planned} give ± {half:.2f} points."
-    origin = origin_of_copies(records)
     for arm in ("flgc-dup", "flgc-dup, soft start"):
-        copies = origin[origin["run"].isin(arms.runs_of(records, arm)["run"])]
+        copies = origin_of_copies(replace(records, runs=arms.runs_of(records, arm)))
         if len(copies):
             at_start = 100 * copies["at_start"].sum() / copies["copies"].sum()
             yield (

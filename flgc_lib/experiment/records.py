@@ -103,8 +103,13 @@ def read_epochs(results: Path) -> pd.DataFrame:
     return _read(results / "epochs.csv", EPOCH_COLUMNS, key=["run", "epoch"])
 
 
-def read_groups(results: Path, run: str) -> dict[str, np.ndarray]:
+def read_groups(results: Path, run: str, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
     """Assignments of a run, by name of layer and kind; see data/results/README.md.
+
+    Args:
+        results: the folder of the records.
+        run: its id.
+        names: of the arrays that are wanted; all of them, if none is named.
 
     Raises:
         ValueError: if the file is missing or damaged.
@@ -112,7 +117,7 @@ def read_groups(results: Path, run: str) -> dict[str, np.ndarray]:
     path = results / "groups" / f"{run}.npz"
     try:
         with np.load(path) as arrays:
-            return dict(arrays)
+            return {name: arrays[name] for name in names or arrays}
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
             f"{path} is missing or damaged ({first_line(error)}): restore it, for example with git"
