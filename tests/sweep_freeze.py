@@ -240,7 +240,7 @@ def sweep(path: Path, part: str = "") -> None:
         row = {"library": library, "family": family, "name": name} | _in_a_child(library, family, name)
         print(*(f"{key}={value}" for key, value in row.items() if value != ""), flush=True)
         with path.open("a", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, FIELDS, restval="")
+            writer = csv.DictWriter(file, FIELDS, restval="", lineterminator="\n")
             if file.tell() == 0:
                 writer.writeheader()
             writer.writerow({key: " ".join(str(value).split()) for key, value in row.items()})

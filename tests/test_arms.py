@@ -290,7 +290,7 @@ def test_the_conclusion_of_all_runs(powered, tmp_path):
     )
     assert "At G = 16 and at G = 8, accuracy with the paper's rule (`flgc-dup`) is lower than with learned" in text
     assert " points with 30 seeds for +0.0 % multiply-accumulates; not separable." in text
-    assert "reaches 0. Of one that is not shown: an interval, from more seeds, that leaves out 0. Whether the" in text
+    assert "reaches 0. Of one that is not shown: more seeds, whose interval leaves out 0. Whether the" in text
     assert "From G = 4 to 16 accuracy changes, in points, with 5 seeds at most, which judges nothing: " in text
     best = r"^- At 2.00 .*: `select`, .*; not separable from it: cluster \S+ \[\S+ \S+\]; lower: .*\.$"
     assert len(re.findall(best, conclusion.use(records), re.MULTILINE)) == 2

@@ -257,6 +257,7 @@ right(
     module=lambda c, n, s: None if (c, s) == (n, 1) else Projection(c, n, s),
     bias=shortcut_of(lambda c, n, s: project(c, n, s, bias=True), norm),
     nested=shortcut_of(lambda *case: nn.Sequential(project(*case)), norm),
+    lazy=shortcut_of(lambda c, n, s: nn.LazyConv2d(n, 1, s, bias=False), lambda *_: nn.LazyBatchNorm2d()),
 )
 
 
@@ -379,6 +380,7 @@ wrong(
     never_none=(lambda C, G: layers_needed(C, G) or C, "should give None"),
     always_two=(lambda C, G: 2, "after one layer"),
     never=(lambda C, G: None, "returns nothing. It should give 2"),
+    gives_up=(lambda C, G: L if (L := layers_needed(C, G)) and L <= 3 else None, "C/G = 2 channels after one layer"),
 )
 right(
     "2.4",
@@ -464,6 +466,7 @@ wrong(
     one_more=(lambda *case: (steps_until_move(*case) or 0) + 1, "one step more than needed"),
     never_none=(lambda *case: steps_until_move(*case) or 0, "should give None: the channel is in the group with"),
     gives_up=(lambda *case: steps if (steps := steps_until_move(*case)) and steps <= 150 else None, "must not give up"),
+    patient=(lambda *case: steps if (steps := steps_until_move(*case) or 0) < 3000 else None, "must not give up"),
     capped=(lambda *case: min(150, steps_until_move(*case) or 0) or None, "from group 0 after 1502 steps"),
     only_the_shown=(lambda s, u, rate: {2.0: 7}.get(round(float(s[0]), 3), 33), "moves the argmax from group"),
 )
@@ -498,6 +501,7 @@ wrong(
     upside_down=(lambda S: -imbalance(S), "but must be above 0"),
     python_number=(lambda S: imbalance(S).item(), "no gradient comes back"),
     no_slope=(lambda S: imbalance(S).detach() + 0 * S.sum(), "must drain group 0"),
+    first_group=(lambda S: (S.softmax(1).mean(0)[0] - 1 / S.shape[1]) ** 2, "expected shares are [0.25, 0.6, 0.1,"),
 )
 right(
     "3.4",
@@ -1293,6 +1297,25 @@ def by_unfold(x, W, bias, inputs, filters):
     return y.unflatten(2, x.shape[2:])
 
 
+def shifted_with_mask(x, W, bias, inputs, filters):
+    """The dense product under a mask, number by number, without a convolution or a product of matrices."""
+    mask = torch.zeros(W.shape[:2])
+    for c, n in zip(inputs, filters, strict=True):
+        mask[n[:, None], c] = 1
+    x, (height, width) = F.pad(x, (1, 1, 1, 1)), x.shape[2:]
+    W = W * mask[:, :, None, None]
+    taps = itertools.product(range(3), range(3))
+    return bias[:, None, None] + sum(
+        (W[:, :, i, j, None, None] * x[:, None, :, i : i + height, j : j + width]).sum(2) for i, j in taps
+    )
+
+
+def laid_out(x, W, bias, inputs, filters):
+    return gather_conv(x, W, torch.zeros_like(bias), inputs, filters) + bias[:, None, None] * torch.ones(
+        len(x), 1, *x.shape[2:]
+    )
+
+
 def overwritten(x, W, bias, inputs, filters):
     y = torch.zeros(len(x), len(W), *x.shape[2:])
     for c, n in zip(inputs, filters, strict=True):
@@ -1344,6 +1367,7 @@ right(
 wrong(
     "8.2",
     dense_with_mask=(dense_with_mask, "the values are right, but"),
+    shifted_with_mask=(shifted_with_mask, "the values are right, but"),
     in_order=(lambda *case: not_empty(*case), "scattered groups"),
     no_bias_for_empty=(overwritten, "they output their bias"),
     no_padding=(lambda x, W, b, i, f: gather_conv(x, W, b, i, f)[:, :, 1:-1, 1:-1], "should give numbers of shape"),
@@ -1354,6 +1378,7 @@ right(
     unfold=by_unfold,
     numpy=numpied(gather_conv),
     lists=listed(gather_conv),
+    laid_out=laid_out,
     double=lambda x, W, b, i, f: gather_conv(x.double(), W.double(), b.double(), i, f),
 )
 wrong(

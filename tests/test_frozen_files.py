@@ -324,7 +324,9 @@ def test_a_file_that_says_what_a_layer_may_overwrite_is_read(file, tmp_path):
     assert torch.equal(load(tmp_path / "older")(X), load(path)(X))
 
 
-@pytest.mark.parametrize("target", ["aten.set_.source_Tensor", "aten.as_strided.default", "torch.load", "os.system"])
+@pytest.mark.parametrize(
+    "target", ["aten.set_.source_Tensor", "aten.as_strided.default", "aten.ad.default", "torch.load", "os.system"]
+)
 def test_an_operation_that_reaches_further_is_refused(file, tmp_path, target):
     _, tensors, plan, _ = file
     plan = json.loads(json.dumps(plan))

@@ -158,7 +158,7 @@ def ways(records: Records) -> pd.DataFrame:
 
     Returns:
         Columns arm, baseline, seeds; accuracy and mega_macs of the way; difference to the control (points, mean), low
-        and high (t interval), macs (what the way costs more, %); copies (mean over runs, of each stage's first block);
+        and high (t interval), macs (what the way costs more, %); copies (mean over runs);
         correlation of S at the end with its start (median over layers and runs), and new, the share of the copies in %
         that the random start does not make, and both of the control, correlation_control and new_control.
     """
@@ -178,7 +178,7 @@ def ways(records: Records) -> pd.DataFrame:
                 "accuracy": 100 * pairs["test_accuracy_x"].mean(),
                 "mega_macs": pairs["macs_x"].mean() / 1e6,
                 "macs": _extra_macs(pairs),
-                "copies": ours.groupby("run")["copies"].sum().mean(),
+                "copies": pairs["copies_x"].mean(),
                 "correlation": ours["correlation"].median(),
                 "correlation_control": theirs["correlation"].median(),
                 "new": 100 * (1 - ours["at_start"].sum() / ours["copies"].sum()),

@@ -111,9 +111,9 @@ def _refutation(judged: list[dict[Any, Any]]) -> Iterator[str]:
     """For each kind of verdict that there is, what would show it to be wrong; then where else to look."""
     verdicts = {row["verdict"] for row in judged}
     if verdicts & {"higher", "lower"}:
-        yield "Of a difference that is shown: an interval of the same contrast, from other seeds, that reaches 0."
+        yield "Of a difference that is shown: as many other seeds, whose interval of the same contrast reaches 0."
     if "not separable" in verdicts:
-        yield "Of one that is not shown: an interval, from more seeds, that leaves out 0."
+        yield "Of one that is not shown: more seeds, whose interval leaves out 0."
     if any(verdict.startswith("open") for verdict in verdicts):
         yield "What is open claims nothing yet."
     yield (

@@ -43,18 +43,20 @@ def paired_differences(records: Records, pairs: Iterable[Pair] = PAIRS, *, any_p
         any_processor: see `paired`.
 
     Returns:
-        Mean, spread (standard deviation) and interval, a row for each pair and G, and last one with "mean" for G: each
+        Mean, spread (standard deviation) and interval, and macs, what the method costs more multiply-accumulates, in %;
+        a row for each pair and G, and last one with "mean" for G: each
         seed's mean over all G that both methods have, of the seeds that have them all. It is what to judge by: one
         interval a pair, where of the many intervals of single G some miss 0 by luck.
     """
     rows = []
     for method, baseline in pairs:
         by_seed = paired(records, method, baseline, any_processor=any_processor)
-        differences = by_seed["difference"].unstack()  # seeds × G
+        differences, costs = (by_seed[column].unstack() for column in ("difference", "macs"))  # seeds × G
         for groups, values in (*differences.items(), ("mean", differences.dropna().mean(axis="columns"))):
             found = values.dropna()
             if len(found):
                 low, high = interval(found.to_numpy())
+                cost = costs.loc[found.index]
                 rows.append(
                     {
                         "method": method,
@@ -66,6 +68,7 @@ def paired_differences(records: Records, pairs: Iterable[Pair] = PAIRS, *, any_p
                         "high": high,
                         "seeds": len(found),
                         "seeds_above": int((found > 0).sum()),
+                        "macs": float((cost if groups == "mean" else cost[groups]).to_numpy().mean()),
                     }
                 )
     return pd.DataFrame(rows)
@@ -90,12 +93,13 @@ def paired(records: Records, method: Method, baseline: Method, *, any_processor:
         any_processor: pair all seeds, whatever their runs were computed on: more noise, and no seed left out.
 
     Returns:
-        Indexed by seed and groups, with the columns `baseline`, `method` and "difference", method − baseline.
+        Indexed by seed and groups, with the columns `baseline`, `method`, "difference", method − baseline, and "macs",
+        by how many % the method costs more multiply-accumulates.
 
     Raises:
         ValueError: if a method has several runs of one seed and G, which then differ in another setting.
     """
-    runs = records.runs.astype({"test_accuracy": float})
+    runs = records.runs.astype({"test_accuracy": float, "macs": float})
     on = ["seed", "groups"] if any_processor else ["seed", "groups", "processor"]
     theirs, ours = (runs[runs["method"] == one] for one in (baseline, method))
     for name, of_one in ((baseline, theirs), (method, ours)):
@@ -106,8 +110,9 @@ def paired(records: Records, method: Method, baseline: Method, *, any_processor:
                 "open: take a part of the records, whose runs differ in method, seed and groups alone"
             )
     both = theirs.merge(ours, on=on, validate="one_to_one").set_index(["seed", "groups"]).sort_index()
-    both = 100 * both[["test_accuracy_x", "test_accuracy_y"]].set_axis([baseline, method], axis="columns")
-    return both.assign(difference=both[method] - both[baseline])
+    accuracies = 100 * both[["test_accuracy_x", "test_accuracy_y"]].set_axis([baseline, method], axis="columns")
+    macs = 100 * (both["macs_y"] / both["macs_x"] - 1)
+    return accuracies.assign(difference=accuracies[method] - accuracies[baseline], macs=macs)
 
 
 def answer(records: Records) -> str:

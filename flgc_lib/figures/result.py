@@ -4,7 +4,7 @@ Source: Motohashi and Yamauchi, sections 4 and 5; protocol in data/results/READM
 """
 
 from flgc_lib.experiment.analysis import Records
-from flgc_lib.experiment.contrasts import PAIRS, Pair, bracketed, means
+from flgc_lib.experiment.contrasts import PAIRS, bracketed, means
 from flgc_lib.experiment.statistics import verdict
 
 
@@ -15,7 +15,7 @@ def differences(records: Records) -> list[dict[str, str]]:
             "contrast": f"`{pair[0]}` − `{pair[1]}`",
             "difference (points)": bracketed(row),
             "seeds": str(row["seeds"]),
-            "MACs (%)": f"{_extra_macs(records, pair):+.1f}",
+            "MACs (%)": f"{row['macs']:+.1f}",
             "verdict": verdict(row["low"], row["high"], row["seeds"]),
         }
         for pair, row in means(records, PAIRS).items()
@@ -25,11 +25,3 @@ def differences(records: Records) -> list[dict[str, str]]:
 def progress(records: Records) -> str:
     """How many of the planned runs there are."""
     return f"So far {len(records.runs)} of {records.planned} runs are recorded."
-
-
-def _extra_macs(records: Records, pair: Pair) -> float:
-    """By how many % the method costs more multiply-accumulates than its baseline: mean over the runs of all pairs."""
-    runs = records.runs.astype({"macs": float})
-    ours, theirs = (runs[runs["method"] == method] for method in pair)
-    both = ours.merge(theirs, on=["seed", "groups", "processor"])
-    return 100 * float((both["macs_x"] / both["macs_y"]).mean() - 1)

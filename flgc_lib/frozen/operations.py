@@ -34,9 +34,9 @@ meshgrid min minimum mish mm movedim moveaxis mul multinomial mv nan_to_num narr
 native_layer_norm ne neg new_full new_ones new_zeros nonzero norm normal numpy_T one_hot ones ones_like pad permute
 pixel_shuffle pixel_unshuffle pow prelu prod rand rand_like randint randint_like randn randn_like randperm ravel
 reciprocal reflection_pad1d reflection_pad2d relu relu6 remainder repeat repeat_interleave replication_pad1d
-replication_pad2d reshape resolve_conj resolve_neg rms_norm rnn_relu rnn_tanh roll rot90 round rrelu rsqrt rsub
-scalar_tensor scaled_dot_product_attention scatter scatter_add select select_scatter selu sgn sigmoid sign silu sin
-sinh slice slice_scatter softmax softplus softshrink sort special_expit split split_with_sizes sqrt square squeeze
+replication_pad2d reshape reshape_as resolve_conj resolve_neg rms_norm rnn_relu rnn_tanh roll rot90 round rrelu rsqrt
+rsub scalar_tensor scaled_dot_product_attention scatter scatter_add select select_scatter selu sgn sigmoid sign silu
+sin sinh slice slice_scatter softmax softplus softshrink sort special_expit split split_with_sizes sqrt square squeeze
 stack std std_mean sub sum swapaxes swapdims sym_numel sym_size sym_stride t take take_along_dim tan tanh tensor_split
 threshold tile to topk transpose tril tril_indices triu triu_indices true_divide trunc type_as unbind unflatten unfold
 unsqueeze upsample_bicubic2d zero fill upsample_bilinear2d upsample_linear1d upsample_nearest1d upsample_nearest2d
@@ -103,7 +103,7 @@ def operation(name: str) -> Callable[..., Any]:
         return _PYTHON[name]
     namespace, _, rest = name.partition(".")
     kind, _, overload = rest.partition(".")
-    if namespace == "aten" and kind in _ATEN:
+    if namespace == "aten" and kind in _ALLOWED:
         packet = getattr(torch.ops.aten, kind)
         if overload in packet.overloads() and _is_allowed(getattr(packet, overload)):
             return getattr(packet, overload)

@@ -144,7 +144,10 @@ def _is_projection(student: Student, in_channels: int, out_channels: int, stride
         raise NotYet(
             f"{case} you return {show(module)}; return a module, for example nn.Sequential(convolution, norm)."
         )
-    convolutions = [m for m in module.modules() if isinstance(m, nn.Conv2d)]
+    x = torch.randn(2, in_channels, 9, 8)
+    name = f"shortcut({in_channels}, {out_channels}, {stride})"
+    value = read(Student(module, name, f"{case} the module's `forward` returns nothing yet.")(x), name)
+    convolutions = [m for m in module.modules() if isinstance(m, nn.Conv2d)]  # lazy ones know only now what they are
     norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
     if [m.kernel_size for m in convolutions] != [(1, 1)] or convolutions[0].groups != 1:
         kernels = [(*m.kernel_size, f"groups={m.groups}") for m in convolutions]
@@ -155,10 +158,7 @@ def _is_projection(student: Student, in_channels: int, out_channels: int, stride
     if [m.num_features for m in norms] != [out_channels]:
         has = f"nn.BatchNorm2d of {[m.num_features for m in norms]} channels" if norms else "no nn.BatchNorm2d"
         raise NotYet(f"{case} it has {has}; one of {out_channels} follows the convolution: is their order right?")
-    x = torch.randn(2, in_channels, 9, 8)
     expected = (2, out_channels, (9 - 1) // stride + 1, (8 - 1) // stride + 1)
-    name = f"shortcut({in_channels}, {out_channels}, {stride})"
-    value = read(Student(module, name, f"{case} the module's `forward` returns nothing yet.")(x), name)
     if tuple(value.shape) != expected:
         raise NotYet(f"{case} an input of 9×8 pixels must give {expected}; yours gives {tuple(value.shape)}.")
     conv, norm = convolutions[0], norms[0]

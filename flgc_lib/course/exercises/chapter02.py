@@ -102,7 +102,7 @@ def exercise_4(answer: object) -> str:
     )
     student, generator = Student(answer, "layers_needed", hint), torch.Generator().manual_seed(0)
     student(4, 2, wanted=2)  # None is an answer to other cases, but also what an untouched stub leaves
-    shown = [(4, 2), (8, 4), (16, 4), (64, 16), (8, 1), (12, 4), (8, 8)]
+    shown = [(4, 2), (8, 4), (16, 4), (64, 16), (8, 1), (12, 4), (8, 8), (16, 8), (64, 32)]
     hidden = [(G * draw(1, 8, generator), G) for G in (2, 3, 4, 5, 6, 8)]
     asked: list[Case] = []
     for C, G in (*shown, *hidden):

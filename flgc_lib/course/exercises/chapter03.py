@@ -45,7 +45,7 @@ def exercise_2(answer: object) -> str:
     """How many steps a channel takes to its new group."""
     hint = "`steps_until_move` returns nothing yet: take steps in a loop, and count them until the argmax is another."
     student, generator = Student(answer, "steps_until_move", hint), torch.Generator().manual_seed(0)
-    shown = [(torch.tensor(s), torch.tensor([1.0, 0.0]), 1.0) for s in ([2.0, 0.0], [4.0, 0.0], [8.0, 0.0])]
+    shown = [(torch.tensor(s), torch.tensor([1.0, 0.0]), 1.0) for s in ([2.0, 0.0], [4.0, 0.0], [8.0, 0.0], [9.0, 0.0])]
     hidden: list[tuple[Tensor, Tensor, float]] = []
     while len(hidden) < 12:
         G = draw(2, 6, generator)
@@ -79,7 +79,7 @@ def _steps(s: Tensor, u: Tensor, rate: float, *, plain: bool = False) -> tuple[i
     if u[own] == u.min():
         return None, True
     others, before = torch.arange(len(s)) != own, math.inf
-    for steps in range(2000):
+    for steps in range(5000):
         gap = float(s[own] - s[others].max())
         if gap < 0:
             return steps, abs(gap) > 1e-3 and before > 1e-3
@@ -138,8 +138,10 @@ def exercise_4(answer: object) -> str:
                 "for example, has an infinite slope at 0: stay with squares."
             )
     same_mean = torch.tensor([[9.0, 0.0], [0.0, 3.0], [0.0, 3.0], [0.0, 3.0]])
-    pulled = [torch.randn(8, G, generator=generator) + 3 * F.one_hot(torch.tensor(0), G) for G in (2, 4, 6)]
-    for S in (same_mean, *pulled):
+    fair_first = torch.tensor([[0.25, 0.6, 0.1, 0.05]]).log().repeat(8, 1)  # group 0 has its share, others don't
+    full = {G: draw(0, G - 1, generator) for G in (2, 4, 6)}
+    pulled = [torch.randn(8, G, generator=generator) + 3 * F.one_hot(torch.tensor(g), G) for G, g in full.items()]
+    for S in (same_mean, fair_first, *pulled):
         share = S.softmax(dim=1).mean(dim=0)
         value = number(student(S), student.called(S))
         if not value > 1e-6:
@@ -147,9 +149,11 @@ def exercise_4(answer: object) -> str:
                 f"{student.called(S)} gives {value:.3g}, but must be above 0: the groups' expected shares are "
                 f"{show(share)}, the mean of the channels' softmax (not of their logits)."
             )
-    for S in pulled:
+    for S, g in zip(pulled, full.values(), strict=True):
         gradient = gradients_of(student, {"S": S}, torch.tensor(1.0))[0]
-        after = (S - 0.01 * gradient / gradient.norm().clamp(min=1e-12)).softmax(dim=1).mean(dim=0)[0]
-        if not after < S.softmax(dim=1).mean(dim=0)[0]:
-            raise NotYet("a step against its gradient must drain group 0, which most channels prefer; yours doesn't.")
+        after = (S - 0.01 * gradient / gradient.norm().clamp(min=1e-12)).softmax(dim=1).mean(dim=0)[g]
+        if not after < S.softmax(dim=1).mean(dim=0)[g]:
+            raise NotYet(
+                f"a step against its gradient must drain group {g}, which most channels prefer; yours doesn't."
+            )
     return "Zero for equal groups, its gradient drains the full group, and channels may still be sure of their choice."
