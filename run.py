@@ -74,7 +74,7 @@ TARGETS = {
         ),
     ),
     "package": Target(
-        "builds the wheel in build/package and tries it where only PyTorch, NumPy and SciPy are",
+        "builds the wheel in build/package and tries it where only what the layer needs is",
         ("pytest tests/test_package.py --basetemp build/package",),
     ),
     "help": Target("this list"),

@@ -1,12 +1,12 @@
 """`python -m flgc_lib` is `flgc`; it answers even where packages are missing."""
 
-import io
 import multiprocessing
 import signal
 import sys
 from types import FrameType
 
 from flgc_lib import environment
+from flgc_lib.files import print_whatever
 
 
 class Stopped(BaseException):
@@ -23,9 +23,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 def main() -> None:
     """Runs the command line, or says that it can't be run and what to type."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without a ✓ shows a ?
+    print_whatever()
     if sys.argv[1:] == ["check"]:
         sys.exit(environment.main())
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from flgc_lib.controls import EqualConv2d, drawn_apart
-from flgc_lib.grouping import cocluster, coselect, largest, membership
+from flgc_lib.grouping import check_finite, cocluster, coselect, largest, membership
 
 
 class ClusteredConv2d(EqualConv2d):
@@ -33,6 +33,7 @@ class ClusteredConv2d(EqualConv2d):
         """Assigns channels and filters by today's weights."""
         with torch.autocast(self.weight.device.type, enabled=False):  # which would round the importance
             importance = self.weight.square().sum(dim=(2, 3))  # (N, C)
+            check_finite(importance, "weights")
             S, filters = self._assign(importance)
             self.input_logits.copy_(S)
             self.filter_logits.copy_(filters)
@@ -46,8 +47,8 @@ class ClusteredConv2d(EqualConv2d):
         return self.importance
 
     def _channels(self, share: float) -> int:
-        """How many channels are `share` · C/G."""
-        return min(self.in_channels, round(share * self.in_channels / self.groups))
+        """How many channels are `share` · C/G: of a share above 0 at least one, however small the layer."""
+        return min(self.in_channels, max(share > 0, round(share * self.in_channels / self.groups)))
 
 
 class BudgetConv2d(ClusteredConv2d):

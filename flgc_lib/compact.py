@@ -65,8 +65,11 @@ def compact_conv2d(
         (B, N, H', W').
 
     Raises:
-        RuntimeError: if images and weights are of different types, or if a backward pass is to be differentiated.
+        RuntimeError: if images and weights are of different types or numbers of channels, or if a backward pass is to
+            be differentiated.
     """
+    if x.shape[1] != weight.shape[1]:  # a gather would leave out what is too much
+        raise RuntimeError(f"the images have {x.shape[1]} channels, and the weights are for {weight.shape[1]}")
     x, dtype = x.to(working_type(x)), working_type(weight)
     if weight.shape[2:] == (1, 1) and padding == (0, 0):
         pixels = x[:, :, :: stride[0], :: stride[1]].movedim(1, -1)  # (B, H', W', C)

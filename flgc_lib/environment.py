@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MINIMUM_PYTHON = (3, 11)
@@ -149,7 +151,7 @@ def installation(repository: Path = REPOSITORY) -> Finding:
     if not notes:
         return Finding("flgc_lib", "problem", f"flgc_lib is not installed in {sys.prefix}: {INSTALL}.")
     source = json.loads(notes[0])["url"]
-    if source.startswith("file://") and source != repository.resolve().as_uri():
+    if source.startswith("file://") and Path(url2pathname(urlsplit(source).path)).resolve() != repository.resolve():
         sentence = f"flgc_lib is installed from {source}, not from {repository}: type `pip install -e .` here."
         return Finding("flgc_lib", "problem", sentence)
     return Finding("flgc_lib", "ok", f"flgc_lib is installed from {source}.")

@@ -3,10 +3,14 @@
 A kill or a full disk leaves what was there before, never half a file.
 """
 
+import io
 import os
+import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 ROOT = Path("data")
 """Folder of datasets and checkpoints, in the working directory; a default that every caller can change."""
@@ -26,10 +30,12 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
             `write` raises passes through, and leaves nothing behind either.
     """
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".part", dir=path.parent) as folder:
+        with tempfile.TemporaryDirectory(
+            prefix=f".{path.name}.", suffix=".part", dir=path.parent, ignore_cleanup_errors=True
+        ) as folder:
             part = Path(folder) / path.name
             write(part)
-            os.replace(part, path)
+            _replace(part, path)
     except OSError as error:
         raise OSError(
             f"{path} could not be written ({error}); what was there before is untouched: make room, or choose a folder "
@@ -37,9 +43,31 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         ) from error
 
 
+def _replace(part: Path, path: Path) -> None:
+    """Puts a file in the place of another; Windows refuses while somebody reads that, which takes no long time."""
+    for _ in range(20):
+        try:
+            return os.replace(part, path)
+        except PermissionError:
+            time.sleep(0.05)
+    return os.replace(part, path)
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a text as `write_whole`, in UTF-8 and with the same line ends on every system."""
     write_whole(path, lambda part: part.write_text(text, encoding="utf-8", newline="\n"))
+
+
+def write_table(path: Path, table: Any) -> None:  # noqa: ANN401 - a pandas.DataFrame, which the layer does without
+    """Writes a table as `write_whole`, in UTF-8 and with the same line ends on every system."""
+    write_whole(path, lambda part: table.to_csv(part, index=False, encoding="utf-8", lineterminator="\n"))
+
+
+def print_whatever() -> None:
+    """A terminal without a ✓ shows a ?, where Python would stop."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def check_folder(folder: Path) -> None:
@@ -49,7 +77,7 @@ def check_folder(folder: Path) -> None:
         OSError: if it cannot be made or written to.
     """
     there = folder
-    while not there.exists():  # what does not exist yet is made when there is something to write
+    while not there.exists() and there != there.parent:  # what does not exist yet is made when there is what to write
         there = there.parent
     try:
         with tempfile.TemporaryFile(dir=there):

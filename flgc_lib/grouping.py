@@ -50,13 +50,22 @@ def membership(logits: Tensor) -> Tensor:
                 [ True, False]])
     """
     _check_matrix(logits, "logits")
-    if _has_values(logits) and not bool(logits.isfinite().all()):
-        raise ValueError(
-            "the assignment logits (S or T) contain NaN or infinity, so no group is the best one; "
-            "training has diverged: use a smaller learning rate, or go back to an earlier checkpoint"
-        )
+    check_finite(logits, "assignment logits (S or T)")
     winner = logits.argmax(dim=1, keepdim=True)  # (C, 1); argmax returns the first of equal maxima
     return winner == torch.arange(logits.shape[1], device=logits.device)
+
+
+def check_finite(values: Tensor, name: str) -> None:
+    """Refuses numbers of a training that has diverged, by which no group is the best one.
+
+    Raises:
+        ValueError: saying what to do.
+    """
+    if _has_values(values) and not bool(values.isfinite().all()):
+        raise ValueError(
+            f"the {name} contain NaN or infinity, so no group is the best one; "
+            "training has diverged: use a smaller learning rate, or go back to an earlier checkpoint"
+        )
 
 
 def thresholds(scores: Tensor, members: Tensor, top_k: int = 3) -> Tensor:

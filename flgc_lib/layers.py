@@ -93,9 +93,8 @@ class FLGConv2d(nn.Module):
     ) -> None:
         super().__init__()
         if isinstance(padding, str):
-            raise ValueError(
-                f"padding={padding!r} must be a number, or (vertical, horizontal): {kernel_size}//2 is 'same'"
-            )
+            same = tuple(d * (k - 1) // 2 for d, k in zip(_pair(dilation), _pair(kernel_size), strict=True))
+            raise ValueError(f"padding={padding!r} must be a number, or (vertical, horizontal): {same} is 'same'")
         if groups < 1:
             raise ValueError(f"groups={groups} must be at least 1")
         for channels, name in ((in_channels, "in_channels"), (out_channels, "out_channels")):
@@ -224,8 +223,9 @@ class FLGConv2d(nn.Module):
 
     def extra_repr(self) -> str:
         """What `print(layer)` shows."""
-        copies = "" if self.duplicate_top_k is None else f", duplicate_top_k={self.duplicate_top_k}"
+        usual = {"dilation": (1, 1), "duplicate_top_k": None, "score": "logit", "estimator": "full"}
+        others = "".join(f", {name}={now!r}" for name, value in usual.items() if (now := getattr(self, name)) != value)
         return (
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, groups={self.groups}, "
-            f"stride={self.stride}, padding={self.padding}, bias={self.bias is not None}{copies}"
+            f"stride={self.stride}, padding={self.padding}, bias={self.bias is not None}{others}"
         )

@@ -347,7 +347,7 @@ def test_ways_beside_their_controls(tried):
     )
     assert table["arm"].tolist() == ["budget 1.5", "select 1"]  # the best first
     row = table.iloc[0].to_dict()
-    assert (row["baseline"], row["seeds"], row["copies"], row["new"]) == ("budget-random 1.5", 3, 2, 50)
+    assert (row["baseline"], row["seeds"], row["copies"], row["new"]) == ("budget-random 1.5", 3, 5, 50)
     assert (row["new_control"], row["correlation_control"], row["macs"]) == (50, pytest.approx(-1), 0)
     assert [row["difference"], row["low"], row["high"]] == pytest.approx([100 * 3 / 16] * 3)
     assert row["correlation"] == pytest.approx(-1)

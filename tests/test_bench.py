@@ -12,6 +12,7 @@ from flgc_lib.bench import gpu, report
 from flgc_lib.bench import measure as bench_module
 from flgc_lib.bench.candidates import BASELINE, Candidate, with_groups_of
 from flgc_lib.bench.measure import BenchSettings, bench
+from flgc_lib.experiment import measurements
 from flgc_lib.figures.speed import draw_engine_speed, draw_speed, engine_speed, speed
 from flgc_lib.figures.tables import filled
 from flgc_lib.frozen.autotune import medians
@@ -159,6 +160,14 @@ def test_candidates_alternate():
     assert {"ab", "ba"} <= {x + y for x, y in pairwise(calls)}
 
 
+def test_a_gpu_is_waited_for(monkeypatch):
+    waits = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waits.append(1))
+    medians({"a": lambda: None}, repetitions=1)
+    assert len(waits) >= 4, "before and after each sample"
+
+
 def test_tables_and_figure_come_from_the_records(small_network, tmp_path):
     bench(
         BenchSettings(
@@ -180,6 +189,10 @@ def test_tables_and_figure_come_from_the_records(small_network, tmp_path):
     assert "old" not in text
     assert text.count("| grouped frozen |") == 2
     canvas = Figure(layout="constrained")
-    draw_speed(speed(tmp_path), canvas)
+    shown, rows = speed(tmp_path), measurements.read(tmp_path / report.TABLE)
+    draw_speed(shown, canvas)
+    on_gpu = pd.concat([rows.assign(candidate=f"grouped CUDA graph {i}", processor="a GPU") for i in range(9)])
+    measurements.add(on_gpu, tmp_path / report.TABLE, ["candidate", "processor"])
+    assert speed(tmp_path).equals(shown), "a GPU's rows, however many, are not of this figure"
     assert canvas.axes[0].get_title() == "paper, batch 1, 1 thread"
     assert speed(tmp_path / "none").empty

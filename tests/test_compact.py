@@ -54,6 +54,15 @@ def test_outputs_and_gradients_are_those_of_the_mask(kernel, stride, padding, di
 
 
 @pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("channels", [23, 30])
+def test_another_number_of_channels_is_refused(kernel, channels):
+    layer = a_layer(kernel=kernel)
+    groups = equal_groups(layer.input_membership(), layer.filter_membership())
+    with pytest.raises(RuntimeError, match=f"the images have {channels} channels, and the weights are for 24"):
+        compact_conv2d(torch.zeros(1, channels, 6, 6), layer.weight, groups, None, (1, 1), (0, 0), (1, 1))
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("towards", ["input", "weight"])
 def test_gradients_of_gradients_are_refused(kernel, towards):
     layer, x = a_layer(kernel=kernel), images()

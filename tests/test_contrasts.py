@@ -68,8 +68,8 @@ def test_runs_on_two_kinds_of_processors_make_no_pair():
     runs.loc[(runs["seed"] == 1), "processor"] = "one"
     assert paired_differences(records(runs))[["groups", "seeds"]].values.tolist() == [["4", 1], ["mean", 1]]
     table = paired(records(runs), "flgc-dup", "flgc")
-    assert table.columns.tolist() == ["flgc", "flgc-dup", "difference"]
-    assert table.values.tolist() == [pytest.approx([64, 65, 1])]
+    assert table.columns.tolist() == ["flgc", "flgc-dup", "difference", "macs"]
+    assert table.values.tolist() == [pytest.approx([64, 65, 1, 0])]
     assert records(runs).describe(pd.DataFrame({"method": ["flgc"]})) == (
         "tiny, 2 epochs, 2 runs on 2 kinds of processor, 2 seeds"
     )

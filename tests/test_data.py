@@ -115,7 +115,7 @@ def archive_of(folder: Path, target: Path) -> Path:
             for file in sorted(folder.rglob("*")):
                 archive.write(file, file.relative_to(folder.parent))
     else:
-        with tarfile.open(target, "w:gz") as archive:
+        with tarfile.open(target, f"w:{target.suffix[1:]}") as archive:
             archive.add(folder, folder.name)
     return target
 
@@ -505,6 +505,18 @@ def test_an_altered_archive_is_refused(tree: Path, tmp_path: Path, kind: str, pl
     content[place] ^= 1
     archive.write_bytes(content)
     with pytest.raises(ValueError, match=rf"truncated, altered or not .* \({message}"):
+        prepare(str(archive), root=tmp_path)
+
+
+def test_a_byte_that_is_wrong_deep_inside_is_found(tmp_path: Path) -> None:
+    """Python's reader of xz has an error of its own for it."""
+    (tmp_path / "noise").mkdir()
+    (tmp_path / "noise" / "image").write_bytes(np.random.default_rng(0).bytes(100_000))
+    archive = archive_of(tmp_path / "noise", tmp_path / "noise.tar.xz")
+    content = bytearray(archive.read_bytes())
+    content[50_000] ^= 1
+    archive.write_bytes(content)
+    with pytest.raises(ValueError, match=r"truncated, altered or not .* \(Corrupt input data"):
         prepare(str(archive), root=tmp_path)
 
 

@@ -43,6 +43,15 @@ def test_accuracy_before_and_after_is_recorded(checkpoint, images, tmp_path):
     assert f"| 1 | onnx | int8 | {row['accuracy_frozen'] * 100:.2f} |" in filled(document, tmp_path)
 
 
+def test_what_is_not_calibrated_says_so_and_images_have_one_size(checkpoint, images, tmp_path):
+    export = partial(deploy.export_checkpoint, checkpoint, tmp_path / "net.onnx", engine="onnx", results=tmp_path)
+    with pytest.raises(ValueError, match="size=64 is not that of the images of synthetic, 32 × 32"):
+        export(calibrate=images.name, size=64)
+    export(calibrate=images.name)
+    (row,) = measurements.read(tmp_path / deploy.TABLE).to_dict("records")
+    assert (row["precision"], row["calibration_images"]) == ("fp32", 0)
+
+
 def test_ranges_come_from_images_of_all_classes(by_class, monkeypatch):
     (everything, labels) = next(iter(deploy.Batches(by_class.train_images, by_class.train_labels, 80)))
     monkeypatch.setattr(deploy, "CALIBRATION_IMAGES", 20)

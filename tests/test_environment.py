@@ -141,6 +141,14 @@ def test_another_clone_is_named(tmp_path):
     assert f"not from {tmp_path}: type `pip install -e .`" in finding.sentence
 
 
+def test_a_clone_that_is_reached_through_a_link_is_the_same(tmp_path, monkeypatch):
+    link = tmp_path / "a link"
+    link.symlink_to(environment.REPOSITORY, target_is_directory=True)
+    note = SimpleNamespace(read_text=lambda name: f'{{"url": "{link.as_uri()}"}}')
+    monkeypatch.setattr(environment.metadata, "distributions", lambda name: [note])
+    assert environment.installation().state == "ok"
+
+
 def test_a_library_that_is_not_installed_is_a_problem(monkeypatch):
     monkeypatch.setattr(environment.metadata, "distributions", lambda name: [])
     assert "flgc_lib is not installed in" in environment.installation().sentence

@@ -1,10 +1,14 @@
 """A file is written whole or not at all."""
 
+import io
 import os
+import sys
+from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from flgc_lib.files import first_line, write_whole
+from flgc_lib.files import check_folder, first_line, print_whatever, write_table, write_whole
 
 
 def test_a_file_is_written_and_replaced(tmp_path):
@@ -63,6 +67,53 @@ def test_a_full_disk_and_a_bad_folder_get_a_sentence(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"could not be written.*Permission denied.*you may write to"):
         write_whole(tmp_path / "numbers.txt", lambda part: part.touch())
     assert [p.name for p in tmp_path.iterdir()] == ["taken"]
+
+
+@pytest.mark.parametrize("refusals", [2, 1000])
+def test_a_file_that_somebody_reads_is_replaced_when_he_is_done(tmp_path, monkeypatch, refusals):
+    """As on Windows, which refuses until then."""
+    path, replace, tries = tmp_path / "numbers.txt", os.replace, []
+
+    def refuse(*names):
+        tries.append(names)
+        if len(tries) <= refusals:
+            raise PermissionError("The process cannot access the file")
+        replace(*names)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    monkeypatch.setattr("flgc_lib.files.time.sleep", lambda seconds: None)
+    if refusals == 2:
+        write_whole(path, lambda part: part.touch())
+        assert path.exists()
+    else:
+        with pytest.raises(OSError, match="could not be written"):
+            write_whole(path, lambda part: part.touch())
+
+
+def test_a_table_has_the_same_line_ends_everywhere(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "linesep", "\r\n")
+    write_table(tmp_path / "table.csv", pd.DataFrame({"a": ["é"]}))
+    assert (tmp_path / "table.csv").read_bytes() == "a\né\n".encode()
+
+
+def test_a_folder_on_a_drive_that_is_not_there_is_looked_for_once(monkeypatch):
+    looks = []
+
+    def exists(path):
+        looks.append(path)
+        assert len(looks) < 10
+        return False
+
+    monkeypatch.setattr(Path, "exists", exists)
+    check_folder(Path("x"))  # its parent is ".", whose parent is "." again
+
+
+def test_what_a_terminal_cannot_show_is_a_question_mark(monkeypatch):
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="cp1252"))
+    print_whatever()
+    print("1 ≥ 0", flush=True)
+    assert shown.getvalue().startswith(b"1 ? 0")
 
 
 @pytest.mark.parametrize("text", ["no room", "no room:\n here", "\n  no room. \nat all"])

@@ -638,6 +638,13 @@ def test_nothing_to_freeze_in_a_network_that_cannot_be_captured():
         freeze(Plain(), X)
 
 
+def test_the_cost_of_one_image_without_a_batch():
+    """A network that keeps its modules has frozen layers for it too."""
+    frozen = freeze(Net(lambda m, x: m.c(x) if x.sum() > 0 else -m.c(x)), torch.randn(3, 5, 7), tune=False)
+    assert "own modules" in frozen.report()
+    assert f": {frozen.network.c.weight.numel() * 5 * 7:,}, " in frozen.report()
+
+
 def test_without_an_example_one_is_made_up():
     model = nn.Sequential(nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).eval()
     frozen = freeze(model)

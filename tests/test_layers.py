@@ -457,6 +457,8 @@ def test_an_input_with_other_channels_is_refused():
 def test_arguments_that_are_not_as_in_an_ordinary_convolution_are_refused():
     with pytest.raises(ValueError, match="padding='same' must be a number"):
         FLGConv2d(8, 8, 3, groups=2, padding="same")
+    with pytest.raises(ValueError, match=r"\(2, 4\) is 'same'"):
+        FLGConv2d(8, 8, (3, 5), groups=2, padding="same", dilation=2)
     with pytest.raises(TypeError):
         FLGConv2d(8, 8, 3, 2)  # the stride of nn.Conv2d
     with pytest.raises(TypeError):

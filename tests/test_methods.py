@@ -249,6 +249,19 @@ def test_a_share_is_of_channels_that_there_are(method):
             method_layer(method, 4, share=share)
 
 
+@pytest.mark.parametrize(("method", "share"), [("select", 0.4), ("select-random", 0.01), ("budget", 1.2)])
+def test_no_share_is_too_small_for_a_channel(method, share):
+    layer = method_layer(method, 16, share=share)(16, 16, 1, 1, 0)
+    assert layer.input_membership().sum(dim=0).tolist() == [1 + (method == "budget")] * 16
+
+
+def test_weights_of_a_training_that_has_diverged_choose_no_groups():
+    layer = method_layer("cluster", 4)(16, 16, 1, 1, 0)
+    layer.weight.data[0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"the weights contain NaN or infinity.*use a smaller learning rate"):
+        layer.regroup()
+
+
 def test_fixed_groups_must_divide_the_channels():
     with pytest.raises(ValueError, match=r"groups=3 must divide in_channels=8.*method='flgc' takes any number"):
         method_layer("grouped", 3)(8, 9, 3, 1, 1)

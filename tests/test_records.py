@@ -340,6 +340,10 @@ def test_code_version_is_the_last_commit_of_the_library(tmp_path, monkeypatch):
     assert records.code_version() == first[:12]
     module.write_text("two\n", encoding="utf-8")
     assert records.code_version() == f"{first[:12]}+changed"
+    nobodys = tmp_path / "site-packages"  # of an environment inside somebody else's repository
+    nobodys.mkdir()
+    monkeypatch.setattr(records, "__file__", str(nobodys / "experiment" / "records.py"))
+    assert records.code_version() == "unknown"
 
 
 # The committed records

@@ -51,3 +51,6 @@ def test_an_unknown_kind_is_answered_with_a_sentence(tmp_path):
     document.write_text("<!-- difference: small -->\n<!-- /difference -->\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"<!-- difference: small --> is not known: computed from records are table, "):
         filled(document, RESULTS)
+    document.write_text("<!-- use: small -->\n<!-- /use -->\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"<!-- use: small --> is not known: .*, use: power"):
+        filled(document, RESULTS)

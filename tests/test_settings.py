@@ -52,6 +52,7 @@ def test_ids_ignore_defaults_and_spelling_but_no_value():
         "precision": "fp32",
     }
     assert Settings(top_k=2, score="softmax").id == Settings().id, "FLGC alone copies nothing"
+    assert Settings(method="ring", top_k=2).id != Settings(method="ring").id, "its overlap comes from the rule"
     base = Settings(method="cluster-dup", soft_start=0.25)  # reads every setting
     ids = {base.id, *(replace(base, **{name: value}).id for name, value in others.items())}
     assert len(ids) == 1 + len(others)

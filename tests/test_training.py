@@ -12,6 +12,8 @@ from flgc_lib.clustered import ClusteredConv2d
 from flgc_lib.experiment import training
 from flgc_lib.experiment.assignments import learned_layers
 from flgc_lib.experiment.optimisers import parameter_groups
+from flgc_lib.experiment.schedule import phase
+from flgc_lib.experiment.settings import Settings
 from flgc_lib.experiment.training import Classifier, fit
 
 
@@ -190,6 +192,17 @@ def test_groups_are_chosen_once_when_the_scout_ends(tiny, images, tmp_path, monk
     assert [value for (value,) in softness] == pytest.approx(expected)
     assert set(regrouped) == {3}
     assert len(regrouped) == len(module.layers)
+
+
+@pytest.mark.parametrize(("scout", "soft_start", "steps"), [(0.49, 0.5, 10), (0.5, 0.55, 3), (0.01, 0.02, 20)])
+def test_groups_close_after_a_scout_of_any_length(scout, soft_start, steps):
+    settings = Settings(method="cluster", groups=4, scout=scout, soft_start=soft_start)
+    phases = [phase(settings, step, steps) for step in range(steps)]
+    softness = [now.softness for now in phases]
+    assert softness == sorted(softness, reverse=True)
+    assert softness[0] == 1
+    assert softness[-1] == 0
+    assert [now.regroups for now in phases].count(True) == 1
 
 
 # The same numbers again

@@ -1,7 +1,7 @@
 """What `flgc bench --device cuda` compares: dense and grouped networks in PyTorch's own operations.
 
 Groups are convolutions of cuDNN behind gathers (`frozen.portable`), which torch.compile fuses with what stands before
-them. Not measured yet: no GPU was to be had.
+them. Not measured yet: its only try was cut off (docs/performance.md).
 """
 
 from collections.abc import Callable, Iterator

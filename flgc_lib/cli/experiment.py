@@ -47,7 +47,7 @@ def train(
             recorded ones, so no others may be given.
         results: folder of the records.
         root: folder of datasets and checkpoints.
-        device: auto takes an accelerator if there is one.
+        device: auto takes an NVIDIA GPU if there is one.
         threads: of PyTorch on the processor; all cores by default.
     """
     from flgc_lib.experiment import runs
@@ -101,7 +101,7 @@ def sweep(
         data: another dataset than the grid's own, by name.
         results: folder of the records.
         root: folder of datasets and checkpoints.
-        device: auto takes an accelerator if there is one.
+        device: auto takes an NVIDIA GPU if there is one.
         workers: runs side by side on this computer.
         threads: of each worker.
         on: local, or the address of a Ray cluster (docs/cluster.md), whose machines then do the runs.

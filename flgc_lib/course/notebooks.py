@@ -1,7 +1,7 @@
 """How the notebooks are executed, and the frame that all of them share.
 
 The opening and closing cells of every notebook are rendered from `lessons.COURSE`, so that titles, links, prerequisites
-and measured times are said once. The outputs are stored: CI runs every cell again and compares (see Makefile and
+and measured times are said once. The outputs are stored: CI runs every cell again and compares (see run.py and
 tests/test_notebooks.py).
 """
 

@@ -1,5 +1,6 @@
 """Unpacks an archive that nobody vouches for: files and folders, inside their place, up to a stated size."""
 
+import lzma
 import shutil
 import tarfile
 import zipfile
@@ -28,6 +29,10 @@ class _Member(NamedTuple):
     open: Callable[[], IO[bytes] | None]
 
 
+_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, BadGzipFile, EOFError, zlib.error, lzma.LZMAError, RuntimeError)
+"""What Python's readers of archives raise."""
+
+
 def unpack(archive: Path, target: Path) -> None:
     """Writes the files of a tar or zip archive into an empty folder.
 
@@ -46,7 +51,7 @@ def unpack(archive: Path, target: Path) -> None:
         else:
             with tarfile.open(archive) as tar:
                 _write(archive, target, _of_tar(tar))
-    except (tarfile.TarError, zipfile.BadZipFile, BadGzipFile, EOFError, zlib.error, RuntimeError, OSError) as error:
+    except (*_DAMAGED, OSError) as error:
         if isinstance(error, OSError) and not isinstance(error, BadGzipFile) and error.errno is not None:
             raise  # of the disk, not of the archive
         raise ValueError(

@@ -146,4 +146,5 @@ def _confidence(records: Records, judged: list[dict[Any, Any]]) -> Iterator[str]
                 f"S of {arm} correlates with its random start by {copies['correlation'].median():.3f} (median over "
                 f"layers and runs), and {at_start:.0f} % of its copies are there before training."
             )
-    yield "All of it holds for one small net, a short training and a JPEG copy of CIFAR-10."
+    images = " and ".join(f"`{name}`" for name in sorted(records.runs["data"].unique()))
+    yield f"All of it holds for one small net, a short training and the images of {images}."

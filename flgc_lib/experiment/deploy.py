@@ -102,13 +102,16 @@ def export_checkpoint(
     data = None if calibrate is None else dataset_of(saved, calibrate, root)
     frozen = freeze(model)
     images = None if data is None else calibration_images(data)
+    if images is not None and images.shape[2:] != (size, size):
+        raise ValueError(f"size={size} is not that of the images of {calibrate}, {images.shape[2]} × {images.shape[3]}")
     example = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
     cost = engines.Exporter(frozen, example, calibration=images).write(output, engine, precision)
     found = f"{output}: {saved.settings.id} for {engine} in {precision}, a gather at {cost:g} multiply-accumulates"
     if data is None:
         return found
     run = engines.load(output, torch.Size((TEST_BATCH, 3, size, size)))
-    columns = {"engine": engine, "precision": precision, "calibration_images": CALIBRATION_IMAGES, "gather_cost": cost}
+    calibrated = len(images) if images is not None and precision == "int8" else 0
+    columns = {"engine": engine, "precision": precision, "calibration_images": calibrated, "gather_cost": cost}
     return f"{found}; {_tested(saved.settings, frozen, run, data, results, columns)}"
 
 

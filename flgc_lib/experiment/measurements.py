@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock
 
-from flgc_lib.files import first_line, write_whole
+from flgc_lib.files import first_line, write_table
 
 
 def read(table: Path) -> pd.DataFrame:
@@ -39,7 +39,7 @@ def add(rows: pd.DataFrame, table: Path, key: list[str]) -> None:
         if not old.empty:
             replaced = pd.MultiIndex.from_frame(old[key]).isin(pd.MultiIndex.from_frame(rows[key]))
             rows = pd.concat([old[~replaced], rows])
-        write_whole(table, lambda part: rows.to_csv(part, index=False, encoding="utf-8"))
+        write_table(table, rows)
 
 
 def check(table: Path, columns: Iterable[str]) -> pd.DataFrame:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from flgc_lib.experiment.assignments import CORRECT
 from flgc_lib.experiment.settings import Settings
-from flgc_lib.files import check_folder, first_line, write_whole
+from flgc_lib.files import check_folder, first_line, write_table, write_whole
 
 SETTINGS = tuple(f.name for f in fields(Settings))
 RUN_COLUMNS = (
@@ -197,9 +197,11 @@ def code_version() -> str:
 
     try:
         commit = git("log", "-1", "--format=%h", "--abbrev=12", "--", ".")
-        return commit + ("+changed" if git("status", "--porcelain", "--", "*.py") else "")
+        if commit:  # a package inside somebody else's repository has none
+            return commit + ("+changed" if git("status", "--porcelain", "--", "*.py") else "")
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        pass
+    return "unknown"
 
 
 def processor_name(device: torch.device) -> str:
@@ -267,4 +269,4 @@ def _save_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> None:
 def _merge(path: Path, old: pd.DataFrame, new: pd.DataFrame, key: list[str]) -> None:
     old = old[old["run"] != new["run"].iloc[0]]
     table = pd.concat([old, new]) if len(old) else new
-    write_whole(path, lambda part: table.sort_values(key).to_csv(part, index=False, encoding="utf-8"))
+    write_table(path, table.sort_values(key))

@@ -28,7 +28,7 @@ from flgc_lib.experiment.records import (
     stored,
     write_record,
 )
-from flgc_lib.experiment.settings import Device, Settings, check_place
+from flgc_lib.experiment.settings import Device, Settings, check_place, place_of
 from flgc_lib.experiment.training import Classifier, check_fits, fit
 from flgc_lib.files import RESULTS, ROOT
 
@@ -98,8 +98,7 @@ def rerun(
     if name not in runs.index:
         raise ValueError(f"there is no run {name!r} in {results / 'runs.csv'}; its column `run` has the names")
     recorded = runs.loc[name].to_dict()
-    place = "cuda" if device in ("auto", "cuda") and torch.cuda.is_available() else "cpu"
-    here = {"torch": torch.__version__, "processor": processor_name(torch.device(place))}
+    here = {"torch": torch.__version__, "processor": processor_name(torch.device(place_of(device)))}
     if other := [f"{key} {recorded[key]}, here {value}" for key, value in here.items() if recorded[key] != value]:
         print(f"{name}: recorded with {'; '.join(other)}: the last digits, and so the accuracy, may differ", flush=True)
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,5 +1,6 @@
 """What the groups do in each step of a training: learn, close, or be chosen from the weights."""
 
+import math
 from typing import NamedTuple
 
 from flgc_lib.experiment.settings import Settings
@@ -30,8 +31,8 @@ def phase(settings: Settings, step: int, steps: int) -> Phase:
         step: from 0.
         steps: of the whole training.
     """
-    opening = round(settings.scout * steps)  # the step in which weights outside the groups begin to fade
-    closing = settings.soft_start * steps  # the one in which they are gone
+    closing = settings.soft_start * steps  # the step in which weights outside the groups are gone
+    opening = min(round(settings.scout * steps), math.ceil(closing) - 1)  # the one in which they begin to fade
     softness = min(1.0, max(0.0, 1 - (step - opening) / (closing - opening))) if closing else 0.0
     learns = step % settings.assign_every == 0 and (softness > 0 or not closing)
     return Phase(softness, learns, regroups=step == opening if settings.scout else learns)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # `flgc train --help` is to be quick, and reading images is n
 
 Precision = Literal["bf16", "fp32"]
 CopyTime = Literal["training", "post-hoc"]
-Device = Literal["auto", "cpu", "cuda", "mps"]
+Device = Literal["auto", "cpu", "cuda"]
 """Where a run is computed; not part of `Settings`, because it should not decide more than the last digits."""
 MOST_AT_ONCE = 256
 """Threads or workers; more than there are cores can be meant, since a run is made again with as many threads."""
@@ -123,7 +123,7 @@ class Settings:
             raise ValueError(
                 f"groups={self.groups} must be at most {MOST_GROUPS}, what the records of method={self.method!r} hold"
             )
-        if facts.copies not in ("rule", "drawn"):  # nothing reads them, so they make no other run
+        if facts.copies not in ("rule", "drawn", "fixed"):  # nothing reads them, so they make no other run
             object.__setattr__(self, "top_k", Settings.top_k)
             object.__setattr__(self, "score", Settings.score)
         if self.soft_start and not facts.masked:
@@ -209,6 +209,11 @@ def _whole(name: str, value: SupportsInt) -> int:
     return int(value)
 
 
+def place_of(device: Device) -> Literal["cpu", "cuda"]:
+    """What a run is computed on; "auto" is an NVIDIA GPU if there is one. Apple's lack float64, which losses need."""
+    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
 def check_place(device: Device, threads: int | None = None, workers: int = 1) -> None:
     """Refuses a device, or a number of threads or of workers, that this computer does not have.
 
@@ -216,7 +221,7 @@ def check_place(device: Device, threads: int | None = None, workers: int = 1) ->
         ValueError: saying what there is.
     """
     cores = os.cpu_count() or 1
-    there = {"auto": True, "cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.mps.is_available()}
+    there = {"auto": True, "cpu": True, "cuda": torch.cuda.is_available()}
     check_choice("device", device, Device)
     if not there[device]:
         raise ValueError(f"device={device!r} is not there: give {', '.join(name for name in there if there[name])}")

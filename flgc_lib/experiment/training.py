@@ -27,7 +27,7 @@ from flgc_lib.experiment.checkpoint import Saved, check_checkpoint
 from flgc_lib.experiment.optimisers import optimisers
 from flgc_lib.experiment.records import code_version, processor_name
 from flgc_lib.experiment.schedule import phase
-from flgc_lib.experiment.settings import Device, Settings
+from flgc_lib.experiment.settings import Device, Settings, place_of
 from flgc_lib.layers import Score
 
 EVALUATION_BATCH = 500
@@ -260,7 +260,7 @@ def fit(
         settings: what to run.
         dataset: what on.
         folder: of this training alone (`settings.trained`), for `last.ckpt`.
-        device: "auto" takes an accelerator if there is one.
+        device: "auto" takes an NVIDIA GPU if there is one.
         progress: whether to show Lightning's progress bar.
 
     Returns:
@@ -281,7 +281,7 @@ def fit(
     with _algorithms_put_back():
         trainer = lightning.Trainer(
             max_epochs=settings.epochs,
-            accelerator=device,
+            accelerator=place_of(device),
             devices=1,
             precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
             logger=False,

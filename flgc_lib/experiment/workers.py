@@ -13,6 +13,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+from flgc_lib.files import print_whatever
+
 
 def each(
     work: Callable[..., tuple[str, str]],
@@ -43,7 +45,8 @@ def each(
             worker = free.pop()
             name, again = waiting.pop()
             at_work[worker.submit(work, tasks[name], **options)] = (worker, name, again)
-        for future in wait(at_work, return_when=FIRST_COMPLETED).done:
+        # On Windows Ctrl-C does not end a waiting without an end.
+        for future in wait(at_work, timeout=1, return_when=FIRST_COMPLETED).done:
             worker, name, again = at_work.pop(future)
             try:
                 outcome = future.result()
@@ -68,8 +71,9 @@ def _worker() -> ProcessPoolExecutor:
 
 
 def _belong_to_parent() -> None:
-    """Ends this process when its parent ends, however that ends, and leaves Ctrl-C to the parent."""
+    """Ends this process when its parent ends, however that ends, leaves Ctrl-C to the parent, and prints as it does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    print_whatever()
     parent = multiprocessing.parent_process()
 
     def follow() -> None:

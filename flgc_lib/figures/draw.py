@@ -15,7 +15,7 @@ from matplotlib.figure import Figure as Canvas
 
 from flgc_lib.experiment.analysis import of_grid
 from flgc_lib.figures.manifest import FIGURES, Figure, OfGrid
-from flgc_lib.files import first_line, write_whole
+from flgc_lib.files import first_line, write_table, write_whole
 
 _WIDTH = 5.2  # inches: a phone shows it as it is
 _LINE = 74  # letters of a caption in a line of that width
@@ -73,7 +73,7 @@ def regenerate(results: Path, folder: Path) -> list[Path]:
             canvas = _draw(figure, caption, numbers, Canvas())
             write_whole(pictures[-1], partial(canvas.savefig, metadata={"Date": None, "Creator": _MAKER}))
         if numbers is not None:
-            write_whole(folder / f"{figure.id}.csv", partial(numbers.to_csv, index=False))
+            write_table(folder / f"{figure.id}.csv", numbers)
     for old in _outdated(folder):
         old.unlink()
         old.with_suffix(".csv").unlink(missing_ok=True)
@@ -113,7 +113,9 @@ def check(results: Path, folder: Path) -> list[str]:
     problems = []
     for figure, _, numbers in computed(results):
         picture, stored = folder / f"{figure.id}.svg", folder / f"{figure.id}.csv"
-        if numbers is not None and numbers.empty and not stored.exists():
+        if numbers is not None and numbers.empty:
+            if stored.exists():
+                problems.append(f"{stored} is of records that are not in {results}: restore them, or remove the figure")
             continue
         if not picture.exists() or (numbers is not None and not stored.exists()):
             problems.append(f"{picture} is missing: type `flgc figures`")

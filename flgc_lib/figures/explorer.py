@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from flgc_lib.experiment.assignments import SNAPSHOTS, array_name
 from flgc_lib.experiment.records import read_groups, read_runs, settings_of
 from flgc_lib.figures.worked_example import S, T
 from flgc_lib.layers import FLGConv2d
@@ -40,16 +41,17 @@ def recorded(results: Path, run: str) -> Run:
         raise ValueError(f"there is no run {run!r} in {results / 'runs.csv'}; its column `run` has the names")
     row = runs.loc[run].to_dict()
     arrays = read_groups(results, run) if METHODS[row["method"]].masked else {}
-    names = [key.removesuffix(".S") for key in arrays if key.endswith(".S")]
+    suffix = array_name("", "S")
+    names = [key.removesuffix(suffix) for key in arrays if key.endswith(suffix)]
     if not names:
         raise ValueError(
             f"the groups of {run} are not recorded: take a run of flgc, flgc-dup, random or another with S"
         )
     settings = settings_of(row)
     each = _macs_each(settings.network())
-    epochs = arrays["snapshots"].tolist()
+    epochs = arrays[SNAPSHOTS].tolist()
     layers = [
-        _layer(name, arrays[f"{name}.S"], arrays[f"{name}.filter_group"][epochs], macs_each=each[name])
+        _layer(name, arrays[array_name(name, "S")], arrays[array_name(name, "filter_group")][epochs], each[name])
         for name in names
     ]
     about = (

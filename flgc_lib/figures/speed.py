@@ -78,7 +78,11 @@ def draw_engine_speed(numbers: pd.DataFrame, canvas: Canvas) -> None:
 
 
 def _all(results: Path) -> pd.DataFrame:
-    return measurements.read(results / report.TABLE).filter(_COLUMNS)
+    """The rows of processors; a GPU runs other candidates, none of which is frozen."""
+    rows = measurements.read(results / report.TABLE).filter(_COLUMNS)
+    if rows.empty:
+        return rows
+    return rows[rows["candidate"].str.endswith("frozen").groupby(rows["processor"]).transform("any")]
 
 
 def _in_other_engines(rows: pd.DataFrame) -> pd.Series:

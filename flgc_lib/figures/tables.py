@@ -57,7 +57,8 @@ def _of_grid(kind: str, grid: str, results: Path) -> str:
     check_choice(kind, grid, Grid)
     compute = _JUDGED.get((kind, grid)) or KINDS.get(kind)
     if compute is None:
-        raise ValueError(f"<!-- {kind}: {grid} --> is not known: computed from records are {', '.join(KINDS)}")
+        known = ", ".join([*KINDS, *(f"{kind}: {grid}" for kind, grid in _JUDGED if kind not in KINDS)])
+        raise ValueError(f"<!-- {kind}: {grid} --> is not known: computed from records are {known}")
     records = of_grid(cast(Grid, grid), results)
     if records.runs.empty and kind != "progress":
         return ""
@@ -169,14 +170,13 @@ def _measured(table: str, results: Path) -> str:
 
 def _of_bench(frame: pd.DataFrame) -> str:
     """For every processor, stem, batch and number of threads, times and ratios by candidate and groups."""
-    by = ["processor", "stem", "size", "batch", "threads"]
-    return "\n".join(_speed(rows) for _, rows in frame.groupby(by, sort=True))
+    return "\n".join(_speed(rows) for _, rows in frame.groupby(["processor", "stem", "size", "batch", "threads"]))
 
 
 def _speed(rows: pd.DataFrame) -> str:
     """The rows of one processor, stem, batch and number of threads, which the heading names."""
     dense = rows[rows["candidate"] == BASELINE].iloc[0]
-    fastest, slowest = (rows["milliseconds"] * rows["times_faster"]).quantile([0, 1])  # in one call, and in another
+    fastest, slowest = (rows["milliseconds"] * rows["times_faster"]).quantile([0, 1])  # of all calls
     took = f"{fastest:.1f}" if slowest < 1.01 * fastest else f"{fastest:.1f} to {slowest:.1f}"
     heading = (
         f"### `{dense['stem']}` stem, {dense['size']} × {dense['size']}, "

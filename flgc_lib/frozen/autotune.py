@@ -41,20 +41,27 @@ def medians(candidates: Mapping[str, Callable[[], object]], repetitions: int = R
     calls = {}
     for name, run in candidates.items():
         run()
-        start = time.perf_counter()
+        start = _now()
         run()
-        calls[name] = max(1, int(SHORTEST / (time.perf_counter() - start)))
+        calls[name] = max(1, int(SHORTEST / (_now() - start)))
     samples: dict[str, list[float]] = {name: [] for name in candidates}
-    begin = time.perf_counter()
+    begin = _now()
     for repetition in range(repetitions):
-        if repetition >= LEAST_REPETITIONS and time.perf_counter() - begin > PATIENCE:
+        if repetition >= LEAST_REPETITIONS and _now() - begin > PATIENCE:
             break
         for name, run in candidates.items():
-            start = time.perf_counter()
+            start = _now()
             for _ in range(calls[name]):
                 run()
-            samples[name].append((time.perf_counter() - start) / calls[name])
+            samples[name].append((_now() - start) / calls[name])
     return {name: statistics.median(times) for name, times in samples.items()}
+
+
+def _now() -> float:
+    """The time in seconds at which all that was asked for is done: a GPU works while Python goes on."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 @torch.no_grad()

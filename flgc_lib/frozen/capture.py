@@ -136,7 +136,7 @@ def _signature(program: ExportedProgram, example: Sequence[Tensor]) -> Signature
     guards = []
     for guard in getattr(program, "_guards_code", None) or []:
         text = _SIZE_IN_GUARD.sub(partial(_size_name, arguments, len(example)), guard)
-        if not _fixes(text, sizes, example):
+        if not _fixes(text, sizes):
             guards.append(text)
     return Signature(tuple(x.dtype for x in example), tuple(sizes), tuple(guards))
 
@@ -150,7 +150,7 @@ def _size_name(arguments: list[str], count: int, match: re.Match[str]) -> str:
     return f"input{index}_{match[2]}"
 
 
-def _fixes(guard: str, sizes: list[tuple[int | None, ...]], example: Sequence[Tensor]) -> bool:
+def _fixes(guard: str, sizes: list[tuple[int | None, ...]]) -> bool:
     """Whether a guard says no more than a fixed size in `sizes`."""
     match = re.fullmatch(r"input(\d+)_(\d+) == \d+", guard)
     return match is not None and sizes[int(match[1])][int(match[2])] is not None

@@ -150,7 +150,7 @@ def _check(path: Path, engine: str, precision: str, calibration: Tensor | None) 
     if missing:
         raise ValueError(f"engine={engine!r} needs {', '.join(missing)}: pip install 'flgc-lib[engines]'")
     if precision == "int8" and calibration is None:
-        raise ValueError("int8 needs images to find the ranges of all maps from: give calibration")
+        raise ValueError("int8 needs images to find the ranges of all maps from: give calibration (--calibrate DATA)")
 
 
 def _forms(frozen: FrozenNetwork, example_input: Tensor, costs: tuple[float, ...]) -> Iterator[tuple[str, nn.Module]]:

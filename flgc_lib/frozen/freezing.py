@@ -286,7 +286,7 @@ def _macs(frozen: FrozenNetwork, example: tuple[Any, ...]) -> tuple[int, int]:
 
     def add(layer: nn.Module, _: Any, output: Tensor) -> None:
         assert isinstance(layer, FrozenConv2d)
-        positions = output.shape[0] * output[0, 0].numel()
+        positions = output.numel() // output.shape[-3]
         area = layer.plan.kernel_size[0] * layer.plan.kernel_size[1]
         sums[0] += layer.weight.numel() * positions
         sums[1] += layer.plan.in_channels * layer.plan.out_channels * area * positions

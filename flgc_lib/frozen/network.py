@@ -63,7 +63,7 @@ class Report:
         if self.seconds[0]:
             now, before = self.seconds
             lines.append(
-                f"measured: {now * 1e3:.2f} ms for the example, {before / now:.1f} times as fast as the trained network"
+                f"measured: {now * 1e3:.2f} ms for the example, {before / now:.1f} times as fast as before freezing"
             )
         return "\n".join(lines)
 
