@@ -45,6 +45,16 @@ def test_without_copies_it_is_the_network_without_the_rule(trained, images, tmp_
     layers = learned_layers(model).values()
     with_copies = sum(int(layer.input_membership().sum()) for layer in layers)
     assert row["accuracy"] == pytest.approx(accuracy(model, images))
+    copied, generator = [ablation.copies(layer) for layer in layers], torch.Generator().manual_seed(0)
+    drawn = [[ablation._as_many(*of_one, generator) for of_one in zip(layers, copied, strict=True)] for _ in range(5)]
+    found = []
+    for lost in drawn:
+        other = trained_network(checkpoint)[1]
+        for layer, memberships in zip(learned_layers(other).values(), lost, strict=True):
+            with torch.no_grad():
+                layer.weight.mul_(~ablation._connections(layer, memberships)[:, :, None, None])
+        found.append(accuracy(other, images))
+    assert row["without_random"] == pytest.approx(sum(found) / 5)
     for layer in layers:
         layer.duplicate_top_k = None
     assert row["copies"] == with_copies - sum(int(layer.input_membership().sum()) for layer in layers) > 0

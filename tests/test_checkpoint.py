@@ -30,25 +30,42 @@ def test_a_checkpoint_of_another_run_is_refused(tiny, images, tmp_path, checkpoi
     assert (tmp_path / "last.ckpt").read_bytes() == checkpoint
 
 
-class Foreign:
-    """Something that only a loader that runs code would load."""
+class Bomb:
+    """Code that runs if somebody unpickles it."""
+
+    def __reduce__(self):
+        return pytest.fail, ("the checkpoint ran code",)
 
 
-@pytest.mark.parametrize("damage", ["empty", "garbage", "truncated", "another program's", "code"])
+@pytest.mark.parametrize("damage", ["empty", "garbage", "truncated", "one byte", "another program's", "code"])
 def test_what_is_not_our_checkpoint_is_refused(tiny, images, tmp_path, checkpoint, damage):
     path = tmp_path / "last.ckpt"
     if damage == "another program's":
         torch.save({"state_dict": {}}, path)
     elif damage == "code":
-        torch.save({"flgc": Foreign()}, path)
+        torch.save({"flgc": Bomb()}, path)
     else:
-        content = {"empty": b"", "garbage": b"garbage" * 100, "truncated": checkpoint[: len(checkpoint) // 2]}
+        half = len(checkpoint) // 2
+        altered = checkpoint[:half] + bytes([checkpoint[half] ^ 1]) + checkpoint[half + 1 :]
+        content = {"empty": b"", "garbage": b"garbage" * 100, "truncated": checkpoint[:half], "one byte": altered}
         path.write_bytes(content[damage])
     with pytest.raises(
         ValueError, match=r"last\.ckpt is not a checkpoint written by `flgc train`, or it is damaged: mov"
     ):
         train(tiny(epochs=1), images, tmp_path)
     assert path.exists()
+
+
+def test_a_network_of_other_parameters_is_refused(tiny, images, tmp_path, checkpoint):
+    (tmp_path / "whole.ckpt").write_bytes(checkpoint)
+    content = torch.load(tmp_path / "whole.ckpt", weights_only=True)
+    name = next(name for name in content["state_dict"] if name.endswith("conv1.weight"))
+    content["state_dict"][name] = content["state_dict"][name][:1]
+    torch.save(content, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match=r"belongs to another run \(its network has other parameters\): move"):
+        train(tiny(epochs=1), images, tmp_path)
+    with pytest.raises(ValueError, match=r"has other parameters than the network of its settings"):
+        freeze_checkpoint(tmp_path / "last.ckpt", tmp_path / "frozen")
 
 
 def test_freezes_a_checkpoint(tiny, images, tmp_path):

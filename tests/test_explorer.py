@@ -106,7 +106,6 @@ def test_a_page_is_written_by_the_command(tmp_path, monkeypatch, capsys):
     ("run", "sentence"),
     [
         ("nope", "there is no run 'nope' in .*; its column `run` has the names"),
-        ("dense-s0-318ce1f3", "there is no run|the groups of .* are not recorded"),
         ("grouped-g8-s0-", "there is no run"),
     ],
 )

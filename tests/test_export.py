@@ -202,9 +202,13 @@ def test_engines(engine, precision, error, tmp_path):
 
 def test_the_fastest_form_is_written(frozen, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime", reason="pip install 'flgc-lib[engines]'")
+    onnx = pytest.importorskip("onnx", reason="pip install 'flgc-lib[engines]'")
     monkeypatch.setattr(engines, "medians", lambda runs: {name: -float(name) for name in runs})
+    monkeypatch.setattr(engines, "GATHER_COSTS", (0.0, 1e9))
     cost = engines.Exporter(frozen, EXAMPLE[:1]).write(tmp_path / "net.onnx", "onnx")
-    assert cost > 0
+    assert cost == 1e9
+    nodes = onnx.load(tmp_path / "net.onnx").graph.node
+    assert not any(node.op_type == "Gather" for node in nodes), "at this price every layer is dense"
     expected = frozen(EXAMPLE)
     assert close(engines.load(tmp_path / "net.onnx", EXAMPLE.shape)(EXAMPLE), expected)
 

@@ -14,7 +14,7 @@ from test_forms import assert_same
 from torch import nn
 
 from flgc_lib.cost import count
-from flgc_lib.frozen import forms, freeze, load, save
+from flgc_lib.frozen import autotune, forms, freeze, load, save
 from flgc_lib.frozen.layer import FrozenConv2d, frozen_convolutions
 from flgc_lib.layers import FLGConv2d
 from flgc_lib.resnet import embed, resnet
@@ -99,6 +99,33 @@ def test_the_autotuner_keeps_the_outputs(batch, tmp_path):
     assert {name: m.form for name, m in frozen_convolutions(loaded.network)} == {n: m.form for n, m in layers.items()}
     with torch.no_grad():
         assert torch.equal(loaded(x), frozen(x))
+
+
+@pytest.mark.parametrize("best", ["fastest forms", "likely forms", "dense forms"])
+def test_the_autotuner_takes_what_was_fastest(best, tmp_path, monkeypatch):
+    """The last of a layer's forms, two images at a time, and of the network's choices `best`: by times made up here."""
+
+    def seconds(candidates, *_):
+        preferred = {"2 images", "fastest forms" if best == "fastest forms" else best, last[0]}
+        return {name: 1.0 if name in preferred else 2.0 + place for place, name in enumerate(candidates)}
+
+    model = used(resnet((1,), 10, stem="paper", method="flgc-dup", groups=4, where="all", width=0.5))
+    x = torch.randn(5, 3, 32, 32)
+    layers = frozen_convolutions(freeze(model).network)
+    last = [layers[0][1].available_forms()[-2]]  # of all layers alike; the very last is the dense one
+    monkeypatch.setattr(autotune, "medians", seconds)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    frozen = freeze(model, x)
+    forms = {"fastest forms": last[0], "likely forms": layers[0][1].available_forms()[0], "dense forms": "dense"}
+    assert {layer.form for _, layer in frozen_convolutions(frozen.network)} == {forms[best]}
+    tuned = {timing.name: timing.chosen for timing in frozen.timings}
+    assert {tuned[name] for name, _ in layers} == {last[0]}
+    assert (tuned["batch"], tuned["network"]) == ("2 images", best)
+    assert frozen.images_at_once == (None if best == "dense forms" else 2)
+    save(frozen, tmp_path / "frozen")
+    assert load(tmp_path / "frozen").images_at_once == frozen.images_at_once
+    with torch.no_grad():
+        assert_same(frozen(x), model(x))
 
 
 def test_a_frozen_file_is_as_small_as_its_connections(tmp_path):

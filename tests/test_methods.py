@@ -338,6 +338,8 @@ def test_a_random_selection_copies_and_drops_as_many_other_channels(kind, contro
     (inputs, filters), (other_inputs, other_filters) = found
     assert torch.equal(filters, other_filters)
     assert not torch.equal(inputs, other_inputs)
+    layer.regroup()  # by the same weights
+    assert torch.equal(other_inputs, layer.input_membership())
     assert sorted(inputs.sum(dim=1).tolist()) == sorted(other_inputs.sum(dim=1).tolist())
     assert torch.equal(torch.tensor(sorted(inputs.tolist())), torch.tensor(sorted(other_inputs.tolist())))
 
@@ -349,4 +351,5 @@ def test_random_imports_are_others_and_stay_when_groups_stay():
     before = layer.input_membership() & ~membership(layer.input_logits)
     best = layer.importance.masked_fill(membership(layer.input_logits), -1).topk(4, dim=0).indices
     assert not before.gather(0, best).all()
+    layer.regroup()  # by the same weights
     assert torch.equal(before, layer.input_membership() & ~membership(layer.input_logits))

@@ -340,6 +340,7 @@ def _falling(run, folder, times, settings, **options):
     return attempt(settings, **options)
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks Linux who is alive")
 def test_no_worker_outlives_a_killed_sweep(tiny, root, tmp_path):
     """Killed without a chance to tidy up."""
     code = SIDE_BY_SIDE.format(settings=[tiny(seed=s, epochs=500) for s in range(2)], root=str(root))
@@ -347,6 +348,8 @@ def test_no_worker_outlives_a_killed_sweep(tiny, root, tmp_path):
     sweeping = subprocess.Popen([sys.executable, "sweeping.py"], stdout=subprocess.PIPE, text=True, cwd=tmp_path)
     # What each process prints comes in between, and the line of a worker may be its second one.
     workers = list(islice((int(line) for line in sweeping.stdout if line.strip().isdigit()), 2))
+    assert len(workers) == 2
+    assert all(_alive(worker) for worker in workers)
     sweeping.kill()
     sweeping.wait()
     deadline = time.monotonic() + 20
@@ -394,17 +397,22 @@ def test_records_that_cannot_be_written_are_noticed_before_the_training(tiny, ro
 def test_a_run_that_is_under_way_elsewhere_is_waited_for_with_a_word(tiny, root, tmp_path, capsys):
     folder = root / "runs" / tiny(epochs=1).id
     folder.mkdir(parents=True)
-    held = threading.Event()
+    held, out = threading.Event(), []
 
     def hold():
         with FileLock(folder / ".lock"):
             held.set()
-            time.sleep(0.5)
+            while "another process" not in "".join(out) and time.monotonic() < deadline:
+                time.sleep(0.05)
+                out.append(capsys.readouterr().out)
 
-    threading.Thread(target=hold).start()
+    deadline = time.monotonic() + 60
+    holding = threading.Thread(target=hold)
+    holding.start()
     held.wait()
     run(tiny(epochs=1), results=tmp_path / "results", root=root, device="cpu")
-    assert "another process is at this run; waiting for it to end" in capsys.readouterr().out
+    holding.join()
+    assert "another process is at this run; waiting for it to end" in "".join(out)
 
 
 def test_a_resumed_run_says_so(tiny, root, tmp_path, capsys, monkeypatch):
