@@ -51,6 +51,7 @@ class Ray:
         pass
 
     def remote(self, **options):
+        self.asked_for = options
         return lambda work: SimpleNamespace(remote=partial(partial, work))
 
     def wait(self, waiting, num_returns):
@@ -64,9 +65,11 @@ class Ray:
 
 
 def test_a_task_that_gives_nothing_does_not_stop_the_others(monkeypatch):
-    monkeypatch.setitem(sys.modules, "ray", Ray())
+    ray = Ray()
+    monkeypatch.setitem(sys.modules, "ray", ray)
     monkeypatch.setattr(cluster, "_check_reachable", lambda address: None)
-    found = dict(cluster.each(int, {"first": "12", "falls": "1a", "last": "7"}, "there:1", cores=1, gpus=0))
+    found = dict(cluster.each(int, {"first": "12", "falls": "1a", "last": "7"}, "there:1", cores=2, gpus=0.25))
+    assert (ray.asked_for["num_cpus"], ray.asked_for["num_gpus"]) == (2, 0.25)
     assert (found["first"], type(found["falls"]), found["last"]) == (12, ValueError, 7)
 
 

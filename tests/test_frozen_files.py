@@ -504,6 +504,10 @@ def odd_inputs():
     }
 
 
+ORDINARY = {"every other pixel", "transposed", "channels last", "one image many times", "a window of windows"}
+"""However it lies in memory, it is a batch of images: an error is no answer."""
+
+
 @pytest.mark.parametrize("name", odd_inputs())
 def test_an_odd_input_gets_the_answer_of_the_convolution_or_an_error(name, checked):
     torch.manual_seed(0)
@@ -518,11 +522,21 @@ def test_an_odd_input_gets_the_answer_of_the_convolution_or_an_error(name, check
         except AssertionError:
             raise
         except Exception:
+            assert name not in ORDINARY
             continue
         expected = conv(x)
         assert found.shape == expected.shape
         if not expected.is_meta:
             assert torch.allclose(found.float(), expected.float(), rtol=1e-3, atol=1e-4, equal_nan=True)
+
+
+def test_a_map_that_the_kernel_cannot_index_is_refused():
+    computation = from_convolution(nn.Conv2d(40_000, 1, 1)).use("indirect").computation()
+    computation.schedule(16, 16, 1)
+    with pytest.raises(
+        ValueError, match=r"a map of 65536 pixels needs 2621440000 numbers an image, more than the kernel"
+    ):
+        computation.schedule(256, 256, 1)
 
 
 @pytest.mark.parametrize("shape", [(2, 6, 7, 4), (2, 6, 1, 1), (1, 6, 7, 5), (6, 7, 5), (2, 5, 7, 5), (2, 6, 7, 5, 1)])

@@ -45,17 +45,23 @@ def changed(tmp_path, monkeypatch):
     return change
 
 
-@pytest.mark.parametrize("name", ["loops.py", "microkernel.py", "geometry.py", "indirect.py", "pairs.py"])
+@pytest.mark.parametrize("name", sorted(path.name for path in Path(loops.__file__).parent.glob("*.py")))
 def test_machine_code_is_made_anew_when_any_source_changes(name, changed):
     before = loops.stamp()
     changed(name)
     assert loops.stamp() != before
 
 
-def test_machine_code_is_made_anew_for_another_processor(monkeypatch):
+def test_machine_code_is_made_anew_for_another_processor_or_compiler(monkeypatch):
     before = loops.stamp()
-    monkeypatch.setattr(loops, "FEATURES", loops.FEATURES.replace("+", "-", 1) + ",-avx512f")
-    assert loops.stamp() != before
+    with monkeypatch.context() as patch:
+        patch.setattr(loops, "FEATURES", loops.FEATURES.replace("+", "-", 1) + ",-avx512f")
+        assert loops.stamp() != before
+    for compiler in (loops.numba, loops.llvmlite):
+        with monkeypatch.context() as patch:
+            patch.setattr(compiler, "__version__", "0.0.1")
+            assert loops.stamp() != before
+    assert loops.stamp() == before
 
 
 @pytest.mark.parametrize("function", [loops.share, loops._one_by_one, loops._side_by_side_in_python, pairs.share])

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from flgc_lib.experiment import records
 from flgc_lib.experiment.assignments import learned_layers
@@ -311,6 +312,31 @@ def test_nothing_is_added_to_a_broken_file(tiny, record, results):
     with pytest.raises(ValueError, match="line 3"):
         write_record(results, row, epochs, {})
     assert bytes_of(results)["runs.csv"] == before
+
+
+CPUINFO = """processor\t: 0
+vendor_id\t: AuthenticAMD
+cpu family\t: 25
+model\t\t: 17
+model name\t: AMD EPYC
+stepping\t: 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        (CPUINFO, "AMD EPYC (family 25, model 17, stepping 1)"),
+        (CPUINFO.replace("stepping", "something"), "AMD EPYC"),
+        ("Processor : ARM\n", "a machine"),
+    ],
+)
+def test_a_processor_is_named_so_that_two_kinds_have_two_names(monkeypatch, text, name):
+    monkeypatch.setattr(records.Path, "exists", lambda path: True)
+    monkeypatch.setattr(records.Path, "read_text", lambda path, encoding: text)
+    monkeypatch.setattr(records.platform, "processor", lambda: "")
+    monkeypatch.setattr(records.platform, "machine", lambda: "a machine")
+    assert records.processor_name(torch.device("cpu")) == name
 
 
 # The code's version
