@@ -1,4 +1,4 @@
-"""Shows what the project does, opens it, proves it, on every system: `python run.py help` lists the names.
+"""Shows what the project does, opens it, proves it, on every system: `python3 run.py help` lists the names.
 
 Each makes `.venv` first if it is missing or out of date. Python's standard library is all that this file needs, and
 `make` calls it where there is a `make`.
@@ -15,7 +15,13 @@ ROOT = Path(__file__).resolve().parent
 ENVIRONMENT = ROOT / ".venv"
 BIN = ENVIRONMENT / ("Scripts" if os.name == "nt" else "bin")
 INSTALLED = ENVIRONMENT / "installed"
-ACTIVATE = r".venv\Scripts\Activate.ps1" if os.name == "nt" else ". .venv/bin/activate"
+PYTHON = "py" if os.name == "nt" else "python3"
+"""As a terminal knows it; Windows has a `python` that opens a shop, and macOS none."""
+ACTIVATE = (
+    r"Set-ExecutionPolicy -Scope Process RemoteSigned; .venv\Scripts\Activate.ps1"
+    if os.name == "nt"
+    else ". .venv/bin/activate"
+)
 MINIMUM = (3, 11)
 
 
@@ -36,7 +42,7 @@ TARGETS = {
     "run": Target(
         "executes the notebooks quickly and draws the figures: does all of it work here?",
         ("flgc check", "flgc notebooks --mode smoke --into build/notebooks --workers 2", "flgc figures"),
-        "The notebooks run on this computer. To open them, type: python run.py lab",
+        f"The notebooks run on this computer. To open them, type: {PYTHON} run.py lab",
     ),
     "lab": Target("opens the course in the browser", ("jupyter lab notebooks/00-start-here.ipynb",), one_thread=False),
     "notebooks": Target("executes all notebooks in place, as their stored outputs were made", ("flgc notebooks",)),
@@ -88,7 +94,7 @@ def install() -> None:
         return
     if sys.version_info < MINIMUM:
         found, needed = (".".join(map(str, v)) for v in (sys.version_info[:2], MINIMUM))
-        sys.exit(f"Python {found} is too old, {needed} is needed: python{needed} run.py {' '.join(sys.argv[1:])}")
+        sys.exit(f"Python {found} is too old: install {needed} or a later one, and start run.py with that")
     if not (BIN / "pip").exists() and not (BIN / "pip.exe").exists():
         venv.create(ENVIRONMENT, with_pip=True)
     pip = [str(BIN / "python"), "-m", "pip", "install", "--disable-pip-version-check", "-q", "-c", "constraints.txt"]
@@ -104,7 +110,7 @@ def main(name: str = "help", *more: str) -> None:
     target = TARGETS[name]
     if name == "help":
         for other, listed in TARGETS.items():
-            print(f"python run.py {other:10} {listed.help}")
+            print(f"{PYTHON} run.py {other:10} {listed.help}")
         return
     try:
         install()

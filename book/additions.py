@@ -15,6 +15,7 @@ from sphinx.application import Sphinx
 
 BOOK = Path(__file__).parent
 RESULT = "docs/result"
+FIRST = BOOK.parent / "notebooks" / "00-start-here.ipynb"
 GLOSSARY = ("Its words in English", "One notation for everything")
 """Sections of notebook 00."""
 RUN = {
@@ -36,9 +37,11 @@ CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
 def add(app: Sphinx, page: str, source: list[str]) -> None:
     """Changes the source of a page before it is parsed."""
     if page.startswith("notebooks/"):
+        app.env.note_dependency(_card(Path(page).name[:2]), docname=page)  # else Sphinx would not look at it again
         source[0] = json.dumps(chapter(json.loads(source[0]), Path(page).name))
         return
     if page == "book/glossary":
+        app.env.note_dependency(FIRST, docname=page)
         source[0] += _glossary()
     if page == RESULT and browser():
         source[0] = _below_title(
@@ -46,6 +49,12 @@ def add(app: Sphinx, page: str, source: list[str]) -> None:
         )
     if page in RUN:
         source[0] = _below_title(source[0], run_note(RUN[page]))
+
+
+def say_language(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
+    """Tells browsers and screen readers which page is in Japanese as a whole."""
+    if page == "README.ja":
+        context["language"] = "ja"
 
 
 def run_note(text: str) -> str:
@@ -93,13 +102,17 @@ def chapter(notebook: dict[str, Any], name: str) -> dict[str, Any]:
 
 def japanese(number: str) -> tuple[str, dict[str, str]]:
     """The abstract of a chapter, and its cards by the English name, "Exercise 3.1" or "Step 1": `ja/<number>.md`."""
-    text = (BOOK / "ja" / f"{number}.md").read_text(encoding="utf-8")
+    text = _card(number).read_text(encoding="utf-8")
     abstract, *parts = re.split(rf"^## (?={'|'.join(JAPANESE)})", text, flags=re.MULTILINE)
     cards = {}
     for heading, _, body in (part.partition("\n") for part in parts):
         kind, which, *_ = heading.split()
         cards[f"{JAPANESE[kind]} {which}"] = f"**{heading}**\n{body}"
     return abstract.partition("\n")[2], cards
+
+
+def _card(number: str) -> Path:
+    return BOOK / "ja" / f"{number}.md"
 
 
 def _folded(summary: str, text: str) -> str:
@@ -112,7 +125,7 @@ def _markdown(name: str, source: str) -> dict[str, Any]:
 
 def _glossary() -> str:
     """Both tables of notebook 00: the paper's words and the notation."""
-    text = (BOOK.parent / "notebooks" / "00-start-here.ipynb").read_text(encoding="utf-8")
+    text = FIRST.read_text(encoding="utf-8")
     cells = ["".join(cell["source"]) for cell in json.loads(text)["cells"]]
     found = [cell for title in GLOSSARY for cell in cells if re.match(rf"## \d+\. {title}\n", cell)]
     if len(found) != len(GLOSSARY):

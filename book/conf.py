@@ -130,4 +130,5 @@ def setup(app: Sphinx) -> None:
     app.connect("builder-inited", fetch_mathjax)
     app.connect("builder-inited", write_explorer)
     app.connect("source-read", additions.add)
+    app.connect("html-page-context", additions.say_language)
     app.connect("build-finished", finish)

@@ -19,7 +19,9 @@ from urllib.request import url2pathname
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MINIMUM_PYTHON = (3, 11)
-INSTALL = "type `python run.py run` in the repository, or `pip install -c constraints.txt -e '.[dev]'`"
+PYTHON = "py" if os.name == "nt" else "python3"
+"""As a terminal knows it; Windows has a `python` that opens a shop, and macOS none."""
+INSTALL = f"type `{PYTHON} run.py run` in the repository, or `pip install -c constraints.txt -e '.[dev]'`"
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,9 @@ def python(version: tuple[int, ...] = sys.version_info[:3]) -> Finding:
     found = "Python " + ".".join(map(str, version))
     if version < MINIMUM_PYTHON:
         needed = ".".join(map(str, MINIMUM_PYTHON))
-        return Finding("Python", "problem", f"{found} is too old, {needed} is needed: `python{needed} run.py run`.")
+        return Finding(
+            "Python", "problem", f"{found} is too old: install {needed} or a later one, and start run.py with that."
+        )
     return Finding("Python", "ok", f"{found} at {sys.executable}.")
 
 
@@ -81,7 +85,7 @@ def packages(repository: Path = REPOSITORY) -> list[Finding]:
 
 
 def requirements(project: dict[str, Any], *extras: str) -> list[str]:
-    """What `pip install 'flgc-lib[extras]'` asks for, each requirement once, in the order of pyproject.toml.
+    """What `pip install -e '.[extras]'` asks for, each requirement once, in the order of pyproject.toml.
 
     Args:
         project: the table `project` of pyproject.toml.
@@ -135,7 +139,7 @@ def remedy(module: str) -> str:
             extra = condition[1]
             break
     return (
-        f"{module}: type `pip install 'flgc-lib[{extra}]'`, "
+        f"{module}: type `pip install -e '.[{extra}]'`, "
         "or `python -m flgc_lib check` to see all that is missing for the course"
     )
 
@@ -146,6 +150,8 @@ def _name(requirement: str) -> str:
 
 def installation(repository: Path = REPOSITORY) -> Finding:
     """Whether flgc_lib is installed in this Python, and from this repository rather than from another clone."""
+    if not (repository / "pyproject.toml").exists():
+        return Finding("flgc_lib", "ok", f"flgc_lib is installed in {repository}.")
     # pip notes where a package came from; flgc_lib.egg-info in the working directory is no installation.
     notes = [text for d in metadata.distributions(name="flgc-lib") if (text := d.read_text("direct_url.json"))]
     if not notes:
@@ -179,7 +185,7 @@ def kernel(specs: Any = None) -> Finding:  # noqa: ANN401 - an optional package'
             "problem",
             f"Notebooks would run on {program}, not on {sys.executable}: "
             "type `python -m ipykernel install --sys-prefix` in this environment, or start Jupyter with "
-            "`python run.py lab`.",
+            f"`{PYTHON} run.py lab`.",
         )
     return Finding("kernel", "ok", "Notebooks run on this Python (kernel python3).")
 
@@ -196,6 +202,9 @@ def threads(cores: int | None = None) -> Finding:
             sentence += f", GPU {torch.cuda.get_device_name()}"
     except ImportError:
         pass
+    except OSError as error:
+        there = "; on Windows install https://aka.ms/vs/17/release/vc_redist.x64.exe" if os.name == "nt" else ""
+        return Finding("PyTorch", "problem", f"PyTorch is installed and can't be loaded ({error}){there}.")
     if cores < 2:
         return Finding(
             "processor", "note", f"{sentence}: the run times in the notebooks are for two, yours are longer."

@@ -1,5 +1,6 @@
 """What several test modules share: one thread, nets of four channels, a dataset of 80 images, made-up records."""
 
+import os
 import shutil
 from dataclasses import asdict, replace
 
@@ -11,6 +12,12 @@ from PIL import Image
 from flgc_lib import data
 from flgc_lib.experiment.records import read_epochs, read_groups, read_runs
 from flgc_lib.experiment.settings import Settings
+
+
+def pytest_runtest_setup(item):
+    """On Windows, what is marked for other systems is skipped before its fixtures are made."""
+    if os.name == "nt" and item.get_closest_marker("posix"):
+        pytest.skip("needs signals, links or tools that Windows does not have")
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -101,8 +101,8 @@ def test_takes_over_recorded_groups(tmp_path, monkeypatch):
 
 
 def test_engines_are_candidates(small_network, tmp_path, monkeypatch):
-    pytest.importorskip("onnxruntime", reason="pip install 'flgc-lib[engines]'")
-    pytest.importorskip("openvino", reason="pip install 'flgc-lib[engines]'")
+    pytest.importorskip("onnxruntime", reason="pip install -e '.[engines]'")
+    pytest.importorskip("openvino", reason="pip install -e '.[engines]'")
     monkeypatch.setattr("flgc_lib.frozen.engines.GATHER_COSTS", (0.0,))
     only = ("equal", "grouped onnxruntime", "grouped frozen")
     frame = bench(

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 BOOK = ROOT / "build" / "book"
 RUN = "flgc-dup-g8-s0-ea2092c7"
 PAGES = sorted(
-    str(page.relative_to(BOOK))
+    page.relative_to(BOOK).as_posix()
     for page in BOOK.rglob("*.html")
     if not {"_modules", "_static"} & set(page.parts) and page != BOOK / "index.html"  # which leads on
 )
@@ -70,7 +70,7 @@ def wider_than_the_window(page):
 
 def test_all_that_belongs_to_the_book_is_in_it():
     written = {f"notebooks/{path.stem}.html" for path in (ROOT / "notebooks").glob("*.ipynb")}
-    written |= {f"{path.relative_to(ROOT).with_suffix('')}.html" for path in (ROOT / "docs").glob("*.md")}
+    written |= {f"{path.relative_to(ROOT).with_suffix('').as_posix()}.html" for path in (ROOT / "docs").glob("*.md")}
     written |= {"book/explorer.html", "book/library.html", "book/glossary.html", "data/results/README.html"}
     assert written <= set(PAGES)
 

@@ -19,7 +19,7 @@ from flgc_lib.frozen.layer import FrozenConv2d, frozen_convolutions
 from flgc_lib.layers import FLGConv2d
 from flgc_lib.resnet import resnet
 
-program = pytest.importorskip("flgc_lib.frozen.kernel.program", reason="pip install 'flgc-lib[fast]'")
+program = pytest.importorskip("flgc_lib.frozen.kernel.program", reason="pip install -e '.[fast]'")
 BF16 = "bf16" in FORMS
 
 

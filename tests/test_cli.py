@@ -34,7 +34,7 @@ def flgc(monkeypatch, capsys):
             if isinstance(code, str):  # as the interpreter does
                 print(code, file=sys.stderr)
                 code = 1
-        out, err = capsys.readouterr()
+        out, err = (said.replace("\\", "/") for said in capsys.readouterr())  # paths on Windows
         assert "Traceback" not in err
         return code or 0, out, err
 
@@ -172,6 +172,7 @@ def test_from_images_to_a_run_that_is_made_again(flgc, image_folder, tmp_path, m
     assert read_runs(tmp_path / "data" / "results").to_dict("records") == [row]
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize(
     ("command", "number", "line"),
     [

@@ -14,6 +14,7 @@ from flgc_lib.experiment.sweep import sweep
 cluster_utils = pytest.importorskip("ray.cluster_utils")
 
 
+@pytest.mark.posix
 @pytest.mark.timeout(300)
 def test_a_cluster_of_which_a_node_dies_leaves_the_same_records(tiny, root, tmp_path, everything, capsys):
     """Both nodes see one folder: the run of the dead node goes on after its last epoch."""

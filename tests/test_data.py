@@ -330,6 +330,7 @@ def test_an_image_folder_is_decoded_in_class_and_file_order(tree: Path, tmp_path
     assert np.array_equal(dataset.train_images[6], expected)
 
 
+@pytest.mark.posix
 def test_what_editors_and_file_systems_leave_is_no_class_and_no_image(tree: Path, tmp_path: Path) -> None:
     clean = prepare(str(tree), name="clean", root=tmp_path / "data")
     for name in (".ipynb_checkpoints", "__MACOSX"):

@@ -14,8 +14,8 @@ from flgc_lib.frozen import engines, load
 from flgc_lib.frozen.forms import FORMS
 from flgc_lib.frozen.layer import frozen_convolutions
 
-pytest.importorskip("onnxruntime", reason="pip install 'flgc-lib[engines]'")
-pytest.importorskip("onnxscript", reason="pip install 'flgc-lib[engines]'")
+pytest.importorskip("onnxruntime", reason="pip install -e '.[engines]'")
+pytest.importorskip("onnxscript", reason="pip install -e '.[engines]'")
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def test_here_everything_is_ready(capsys):
 def test_an_old_python_is_told_what_to_type():
     finding = environment.python((3, 10, 4))
     assert finding.state == "problem"
-    assert "Python 3.10.4 is too old, 3.11 is needed: `python3.11 run.py run`" in finding.sentence
+    assert "Python 3.10.4 is too old: install 3.11 or a later one" in finding.sentence
 
 
 def test_an_old_python_is_not_asked_for_packages(monkeypatch):
@@ -65,8 +65,8 @@ def test_an_old_python_is_not_asked_for_packages(monkeypatch):
 @pytest.mark.parametrize(
     ("needed", "sentence"),
     [
-        ("surely-not-there>=1", "surely-not-there is missing: type `python run.py run`"),
-        ("numpy>=9999", ", >=9999 is needed: type `python run.py run`"),
+        ("surely-not-there>=1", f"surely-not-there is missing: type `{environment.PYTHON} run.py run`"),
+        ("numpy>=9999", f", >=9999 is needed: type `{environment.PYTHON} run.py run`"),
         ("numpy!=9999,<1", " is installed, "),
     ],
 )
@@ -94,7 +94,7 @@ def test_an_extra_brings_those_that_it_includes(repository, capsys):
     assert environment.requirements(project, "notebooks") == ["numpy>=2", "pandas", "nbformat"]
     assert environment.requirements(project, "dev") == ["numpy>=2", "pandas", "nbformat", "numba", "pytest"]
     assert environment.main(repository(needed_by_train="surely-not-there")) == 1
-    assert "✗ surely-not-there is missing: type `python run.py run`" in capsys.readouterr().out
+    assert f"✗ surely-not-there is missing: type `{environment.PYTHON} run.py run`" in capsys.readouterr().out
 
 
 def test_the_check_itself_needs_no_package():
@@ -104,10 +104,11 @@ def test_the_check_itself_needs_no_package():
     )
     assert answer.returncode == 1, answer.stderr
     assert answer.stderr == ""
-    (packages,) = (line for line in answer.stdout.splitlines() if " are missing: type `python run.py run`" in line)
+    typed = f"type `{environment.PYTHON} run.py run`"
+    (packages,) = (line for line in answer.stdout.splitlines() if f" are missing: {typed}" in line)
     for name in ("torch", "packaging", "lightning"):
         assert name in packages.removeprefix("✗ ").partition(" are missing")[0].split(", ")
-    assert "✗ Jupyter is missing: type `python run.py run`" in answer.stdout
+    assert f"✗ Jupyter is missing: {typed}" in answer.stdout
 
 
 @in_ascii
@@ -132,15 +133,22 @@ def test_the_extra_that_brings_a_module_is_named(module, extra, monkeypatch):
     ]
     monkeypatch.setattr(environment.metadata, "requires", lambda name: wanted)
     sentence = environment.remedy(module)
-    assert sentence.startswith(f"{module.partition('.')[0]}: type `pip install 'flgc-lib[{extra}]'`, or `python -m")
+    assert sentence.startswith(f"{module.partition('.')[0]}: type `pip install -e '.[{extra}]'`, or `python -m")
+
+
+def test_without_a_clone_the_package_is_where_it_is(tmp_path):
+    finding = environment.installation(tmp_path)
+    assert (finding.state, finding.sentence) == ("ok", f"flgc_lib is installed in {tmp_path}.")
 
 
 def test_another_clone_is_named(tmp_path):
+    (tmp_path / "pyproject.toml").touch()
     finding = environment.installation(tmp_path)
     assert finding.state == "problem"
     assert f"not from {tmp_path}: type `pip install -e .`" in finding.sentence
 
 
+@pytest.mark.posix
 def test_a_clone_that_is_reached_through_a_link_is_the_same(tmp_path, monkeypatch):
     link = tmp_path / "a link"
     link.symlink_to(environment.REPOSITORY, target_is_directory=True)

@@ -168,8 +168,8 @@ def test_what_computes_something_else_is_refused():
 
 @torch.no_grad()
 def test_onnx(frozen, tmp_path):
-    pytest.importorskip("onnxscript", reason="pip install 'flgc-lib[export]'")
-    onnxruntime = pytest.importorskip("onnxruntime", reason="pip install 'flgc-lib[export]'")
+    pytest.importorskip("onnxscript", reason="pip install -e '.[export]'")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="pip install -e '.[export]'")
     export_onnx(frozen, EXAMPLE, tmp_path / "frozen.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "frozen.onnx", providers=["CPUExecutionProvider"])
     for x in (EXAMPLE, EXAMPLE.repeat(2, 1, 1, 1)):
@@ -184,10 +184,10 @@ def test_onnx(frozen, tmp_path):
      ("openvino", "int8", 0.1)],
 )  # fmt: skip
 def test_engines(engine, precision, error, tmp_path):
-    pytest.importorskip("onnxruntime", reason="pip install 'flgc-lib[engines]'")
-    pytest.importorskip("onnxscript", reason="pip install 'flgc-lib[engines]'")
+    pytest.importorskip("onnxruntime", reason="pip install -e '.[engines]'")
+    pytest.importorskip("onnxscript", reason="pip install -e '.[engines]'")
     if engine == "openvino":
-        pytest.importorskip("openvino", reason="pip install 'flgc-lib[engines]'")
+        pytest.importorskip("openvino", reason="pip install -e '.[engines]'")
     frozen = freeze(network("cluster"))
     path = tmp_path / ("net.onnx" if engine == "onnx" else "net.xml")
     images = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(1))
@@ -201,8 +201,8 @@ def test_engines(engine, precision, error, tmp_path):
 
 
 def test_the_fastest_form_is_written(frozen, tmp_path, monkeypatch):
-    pytest.importorskip("onnxruntime", reason="pip install 'flgc-lib[engines]'")
-    onnx = pytest.importorskip("onnx", reason="pip install 'flgc-lib[engines]'")
+    pytest.importorskip("onnxruntime", reason="pip install -e '.[engines]'")
+    onnx = pytest.importorskip("onnx", reason="pip install -e '.[engines]'")
     monkeypatch.setattr(engines, "medians", lambda runs: {name: -float(name) for name in runs})
     monkeypatch.setattr(engines, "GATHER_COSTS", (0.0, 1e9))
     cost = engines.Exporter(frozen, EXAMPLE[:1]).write(tmp_path / "net.onnx", "onnx")

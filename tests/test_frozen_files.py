@@ -25,8 +25,8 @@ from flgc_lib.frozen.plan import describe, rebuild
 from flgc_lib.frozen.saving import KEY
 from flgc_lib.layers import FLGConv2d
 
-indirect = pytest.importorskip("flgc_lib.frozen.kernel.indirect", reason="pip install 'flgc-lib[fast]'")
-shapes = pytest.importorskip("flgc_lib.frozen.kernel.shapes", reason="pip install 'flgc-lib[fast]'")
+indirect = pytest.importorskip("flgc_lib.frozen.kernel.indirect", reason="pip install -e '.[fast]'")
+shapes = pytest.importorskip("flgc_lib.frozen.kernel.shapes", reason="pip install -e '.[fast]'")
 
 BF16 = pytest.param("bf16", marks=pytest.mark.skipif(not shapes.BF16, reason="this processor has no bf16"))
 FORMS = ["indirect", BF16]

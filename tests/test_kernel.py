@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-loops = pytest.importorskip("flgc_lib.frozen.kernel.loops", reason="pip install 'flgc-lib[fast]'")
-pairs = pytest.importorskip("flgc_lib.frozen.kernel.pairs", reason="pip install 'flgc-lib[fast]'")
+loops = pytest.importorskip("flgc_lib.frozen.kernel.loops", reason="pip install -e '.[fast]'")
+pairs = pytest.importorskip("flgc_lib.frozen.kernel.pairs", reason="pip install -e '.[fast]'")
 
 COMPUTE = """
 import torch
@@ -90,6 +90,7 @@ def test_a_numba_that_does_not_work_costs_speed_and_one_sentence(tmp_path):
     assert warnings.count("Numba needs NumPy 1.9 or less") == 1
 
 
+@pytest.mark.posix
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 @pytest.mark.parametrize("layer", ["omp", "workqueue"])
 def test_a_child_computes_after_a_fork(layer):

@@ -34,9 +34,10 @@ try:
 except ImportError as error:
     raise SystemExit(
         f"{error}: the course is not installed in this kernel. On your computer, type "
-        "`python run.py lab` in the repository; in VS Code, type `python run.py install` there "
-        "and choose .venv as the kernel; in Colab, put the repository beside the notebook, %cd "
-        "into it, type `%pip install -e .[notebooks,fast]`, run this cell, then `%cd notebooks`"
+        "`python3 run.py lab` in the repository (on Windows `py run.py lab`); in VS Code, type "
+        "`python3 run.py install` there and choose .venv as the kernel; in Colab, put the "
+        "repository beside the notebook, %cd into it, type "
+        "`%pip install -e .[notebooks,fast]`, run this cell, then `%cd notebooks`"
     ) from error
 course.start("NN")"""
 CARD = re.compile(r"### (?:Exercise \d+\.|Step )(\d+) (?:●○○|●●○|●●●) · \d+ minutes\n")
@@ -518,7 +519,7 @@ def test_the_first_cell_names_what_is_missing(missing):
     def not_there(*_):
         raise ModuleNotFoundError(f"No module named '{missing}'")
 
-    with pytest.raises(SystemExit, match=f"^No module named '{missing}': .* type `python run.py lab`"):
+    with pytest.raises(SystemExit, match=f"^No module named '{missing}': .* type `python3 run.py lab`"):
         exec(START, {"__builtins__": vars(builtins) | {"__import__": not_there}})
 
 

@@ -265,7 +265,7 @@ BROKEN = "broken row: {}; remove the row, or restore the file with git"
 )
 def test_a_broken_row_is_refused_with_its_line(results, line, change, sentence):
     edit(results / "runs.csv", line, change)
-    with pytest.raises(ValueError, match=rf"^{re.escape(str(results))}/runs\.csv, line {line}: {sentence}$"):
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(results / 'runs.csv'))}, line {line}: {sentence}$"):
         read_runs(results)
 
 

@@ -127,7 +127,7 @@ def files() -> Iterator[Path]:
 
 
 def room(path: Path) -> str:
-    return ROOMS[max((prefix for prefix in ROOMS if str(path.relative_to(ROOT)).startswith(prefix)), key=len)]
+    return ROOMS[max((prefix for prefix in ROOMS if path.relative_to(ROOT).as_posix().startswith(prefix)), key=len)]
 
 
 def distributions(modules: frozenset[str]) -> set[str]:
@@ -255,6 +255,7 @@ def test_the_citation_is_of_this_version():
     assert re.search(r"^## \[?([\d.]+)", log, re.MULTILINE)[1] == flgc_lib.__version__
 
 
+@pytest.mark.posix
 def test_make_help_lists_every_target():
     """Those of run.py, and of make, which calls it."""
     typed = [["make", "--no-print-directory", "help"], [sys.executable, "run.py", "help"]]
@@ -281,6 +282,7 @@ def test_run_py_needs_nothing_but_python_and_refuses_what_it_does_not_know():
         assert answer.stderr.startswith(f"run.py: {' '.join(words)!r} is none of install, run, lab")
 
 
+@pytest.mark.posix
 def test_continuous_integration_can_be_run():
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
 

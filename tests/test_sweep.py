@@ -1,6 +1,7 @@
 """Runs and sweeps: records of real (tiny) runs, failures, SIGKILL at awkward moments, and runs made again."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -315,6 +316,7 @@ def kill_in(run, folder, times):
 """
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_killed_worker_takes_only_its_own_run_with_it(tiny, root, tmp_path, monkeypatch, capsys, times):
     """It is tried once more, and then reported; the other runs are all done."""
@@ -447,7 +449,7 @@ def _fresh(root, tmp_path):
     """Another data folder with the same datasets, but no checkpoints."""
     other = tmp_path / "fresh"
     other.mkdir()
-    (other / "cache").symlink_to(root / "cache")
+    shutil.copytree(root / "cache", other / "cache")
     return other
 
 
@@ -521,6 +523,7 @@ def killed(undisturbed, prepared, tmp_path_factory):
         process.wait()
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("name", list(MOMENTS))
 def test_a_killed_sweep_started_again_ends_with_the_same_records(killed, undisturbed, steps, everything, name):
     grid, expected = undisturbed

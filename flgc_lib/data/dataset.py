@@ -97,7 +97,7 @@ def load(name: str = "synthetic", root: Path = ROOT) -> Dataset:
     if not path.is_file():
         source = "torchvision" if name == "cifar10" else f"PATH --name {name}"
         raise FileNotFoundError(
-            f"There is no dataset {name!r} at {path}: type `flgc data --source {source}` first, "
+            f"There is no dataset {name!r} at {path.as_posix()}: type `flgc data --source {source}` first, "
             'or use "synthetic", which needs no files.'
         )
     try:

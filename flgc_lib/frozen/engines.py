@@ -65,7 +65,7 @@ class Exporter:
 
         Raises:
             ValueError: for an engine, ending or precision that do not go together, for int8 without calibration, and
-                without the packages of the extra: pip install 'flgc-lib[engines]'.
+                without the packages of the extra: pip install -e '.[engines]'.
             OSError: if the file cannot be written.
         """
         path = Path(path)
@@ -148,7 +148,7 @@ def _check(path: Path, engine: str, precision: str, calibration: Tensor | None) 
         if not importlib.util.find_spec(name)
     ]
     if missing:
-        raise ValueError(f"engine={engine!r} needs {', '.join(missing)}: pip install 'flgc-lib[engines]'")
+        raise ValueError(f"engine={engine!r} needs {', '.join(missing)}: pip install -e '.[engines]'")
     if precision == "int8" and calibration is None:
         raise ValueError("int8 needs images to find the ranges of all maps from: give calibration (--calibrate DATA)")
 

@@ -40,7 +40,7 @@ def export_onnx(frozen: FrozenNetwork, example_input: Tensor, path: str | Path) 
 
     Raises:
         ValueError: as `portable`.
-        ModuleNotFoundError: without the packages of the extra: pip install 'flgc-lib[engines]'.
+        ModuleNotFoundError: without the packages of the extra: pip install -e '.[engines]'.
     """
     write_onnx(portable(frozen, example_input, gather_cost=0), example_input, path)
 

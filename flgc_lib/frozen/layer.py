@@ -109,7 +109,7 @@ class FrozenConv2d(nn.Module):
         if form not in forms:
             raise ValueError(
                 f"form={form!r} cannot compute this layer here; it has {', '.join(forms)}. 'indirect' needs float32 on "
-                "a CPU, and Numba: pip install 'flgc-lib[fast]'; 'bf16' also a processor with AVX512-BF16"
+                "a CPU, and Numba: pip install -e '.[fast]'; 'bf16' also a processor with AVX512-BF16"
             )
         self._plan = replace(self.plan, form=form)  # what other forms have derived stays valid
         return self

@@ -22,7 +22,7 @@ def check_precision(precision: str) -> None:
     check_choice("precision", precision, Precision)
     if precision not in ("fp32", *FORMS):
         raise ValueError(
-            f"precision={precision!r} needs Numba (pip install 'flgc-lib[fast]') and a processor with AVX512-BF16, and "
+            f"precision={precision!r} needs Numba (pip install -e '.[fast]') and a processor with AVX512-BF16, and "
             "one of them is missing here; use precision='fp32'"
         )
     for device in ("cpu", "cuda"):

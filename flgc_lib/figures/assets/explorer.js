@@ -65,6 +65,8 @@ const WIDTH = 360;
 // Of seaborn's palette for the colour-blind those that differ from white in grey too.
 const COLOURS = ["#0173B2", "#DE8F05", "#029E73", "#D55E00", "#CC78BC", "#CA9161", "#949494", "#56B4E9"];
 const colour = (g) => COLOURS[g % COLOURS.length];
+/** Of words on that colour. */
+const ink = (g) => (d3.lab(colour(g)).l < 55 ? "white" : "black");
 
 function canvasOf(id, height, title) {
   const svg = d3.select(`#${id}`).html("").append("svg");
@@ -160,7 +162,7 @@ function drawFlow(layer, moments, chosen) {
       const size = Math.max(0.5, sizes[m][g] * unit);
       svg.append("rect").attr("x", x(m) - half).attr("y", tops[m][g]).attr("width", 2 * half).attr("height", size).attr("fill", colour(g))
         .append("title").text(`group ${g}, ${moments[m]}: ${sizes[m][g]} channels`);
-      if (size >= 10) svg.append("text").attr("x", x(m)).attr("y", tops[m][g] + size / 2 + 3.5).attr("class", "cell").attr("fill", "black").text(g);
+      if (size >= 10) svg.append("text").attr("x", x(m)).attr("y", tops[m][g] + size / 2 + 3.5).attr("class", "cell").attr("fill", ink(g)).text(g);
     }
     svg.append("text").attr("x", x(m)).attr("y", 12).attr("class", m === chosen ? "tick chosen" : "tick").text(moments[m]);
   });
@@ -186,7 +188,7 @@ function drawCopies(state) {
   }
   for (const g of d3.range(state.groups)) {
     svg.append("circle").attr("cx", x(g)).attr("cy", 105).attr("r", state.groups > 16 ? 5 : 9).attr("fill", colour(g)).attr("stroke", "currentColor");
-    svg.append("text").attr("x", x(g)).attr("y", 108.5).attr("class", "cell").attr("fill", "black").text(g);
+    svg.append("text").attr("x", x(g)).attr("y", 108.5).attr("class", "cell").attr("fill", ink(g)).text(g);
   }
   svg.append("text").attr("x", WIDTH / 2).attr("y", 205).attr("class", "tick").text("arcs to the right above, to the left below; width: how many");
 }
@@ -196,7 +198,7 @@ function drawMask(layer, moment, state) {
   const filterGroup = layer.filterGroup[moment];
   const filters = d3.range(filterGroup.length).sort((a, b) => filterGroup[a] - filterGroup[b] || a - b);
   const copied = new Set(state.copies.map((copy) => `${copy.channel},${copy.into}`));
-  const canvas = d3.select("#mask").html("").append("canvas").attr("role", "img").attr("aria-label", "Mask M").node();
+  const canvas = d3.select("#mask").html("").append("canvas").attr("role", "img").attr("aria-label", `Mask M: ${channels.length} channels, ${filters.length} filters, ${copied.size} copies`).node();
   const cell = Math.max(1, Math.min(16, Math.floor(720 / Math.max(channels.length, filters.length))));
   canvas.width = channels.length * cell;
   canvas.height = filters.length * cell;
