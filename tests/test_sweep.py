@@ -8,9 +8,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
-from functools import partial
 from importlib import import_module
-from itertools import islice
 from pathlib import Path
 from typing import get_args
 
@@ -25,8 +23,9 @@ from flgc_lib.experiment.assignments import learned_layers
 from flgc_lib.experiment.grids import Grid, grid
 from flgc_lib.experiment.records import OF_LAST_EPOCH, read_epochs, read_groups, read_runs, write_record
 from flgc_lib.experiment.runs import _costs, rerun, run
-from flgc_lib.experiment.sweep import attempt, sweep
+from flgc_lib.experiment.sweep import sweep
 from flgc_lib.experiment.training import Classifier, fit
+from flgc_lib.experiment.workers import each
 
 
 @pytest.fixture
@@ -302,55 +301,51 @@ def test_two_workers_and_one_process_record_the_same(tiny, root, tmp_path, every
 FALLING = """
 import os, signal
 from pathlib import Path
-from flgc_lib.experiment.training import Classifier
 
-def kill_in(run, folder, times):
-    step = Classifier.training_step
-    def training_step(module, batch):
-        step(module, batch)
-        tried = Path(folder) / str(len(list(Path(folder).iterdir())))
-        if module.settings.id == run and len(list(Path(folder).iterdir())) < times and module.current_epoch == 1:
-            tried.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-    Classifier.training_step = training_step
+def work(task, folder, times):
+    tries = len(list(Path(folder).iterdir()))
+    if task == "victim" and tries < times:
+        (Path(folder) / str(tries)).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return task, ""
 """
 
 
 @pytest.mark.posix
 @pytest.mark.parametrize("times", [1, 2])
-def test_a_killed_worker_takes_only_its_own_run_with_it(tiny, root, tmp_path, monkeypatch, capsys, times):
-    """It is tried once more, and then reported; the other runs are all done."""
+def test_a_killed_worker_takes_only_its_own_task_with_it(tmp_path, monkeypatch, capsys, times):
+    """It is tried once more, and then reported; the others are all done."""
     (tmp_path / "falling.py").write_text(FALLING, encoding="utf-8")
     (tmp_path / "tries").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    victim, *others = [tiny(seed=seed, epochs=2) for seed in range(3)]
-    monkeypatch.setattr(
-        "flgc_lib.experiment.sweep.attempt", partial(_falling, victim.id, str(tmp_path / "tries"), times)
-    )
-    failures = sweep([victim, *others], results=tmp_path / "results", root=root, device="cpu", workers=2)
-    assert set(failures) == ({victim.id} if times == 2 else set())
-    done = set(read_runs(tmp_path / "results")["run"])
-    assert done == {s.id for s in others} | ({victim.id} if times == 1 else set())
+    tasks = {name: name for name in ("victim", "one", "other")}
+    outcomes = dict(each(import_module("falling").work, tasks, 2, folder=tmp_path / "tries", times=times))
+    killed = "its worker was killed twice; with fewer workers there is more memory for each"
+    assert outcomes == {"one": "", "other": "", "victim": killed if times == 2 else ""}
     out = capsys.readouterr().out
-    assert f"{victim.id}: its worker was killed, for example because memory ran out; once more" in out
-    assert ("its worker was killed twice" in out) == (times == 2)
+    assert out == "victim: its worker was killed, for example because memory ran out; once more\n"
 
 
-def _falling(run, folder, times, settings, **options):
-    import_module("falling").kill_in(run, folder, times)
-    return attempt(settings, **options)
+SIDE_BY_SIDE = """
+import os, time
+from flgc_lib.experiment.workers import each
+
+def work(task):
+    os.write(1, f"{os.getpid()}\\n".encode())
+    time.sleep(600)
+
+if __name__ == "__main__":
+    list(each(work, {"one": 1, "other": 2}, 2))
+"""
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks Linux who is alive")
-def test_no_worker_outlives_a_killed_sweep(tiny, root, tmp_path):
+def test_no_worker_outlives_a_killed_sweep(tmp_path):
     """Killed without a chance to tidy up."""
-    code = SIDE_BY_SIDE.format(settings=[tiny(seed=s, epochs=500) for s in range(2)], root=str(root))
-    (tmp_path / "sweeping.py").write_text(code, encoding="utf-8")
+    (tmp_path / "sweeping.py").write_text(SIDE_BY_SIDE, encoding="utf-8")
     sweeping = subprocess.Popen([sys.executable, "sweeping.py"], stdout=subprocess.PIPE, text=True, cwd=tmp_path)
-    # What each process prints comes in between, and the line of a worker may be its second one.
-    workers = list(islice((int(line) for line in sweeping.stdout if line.strip().isdigit()), 2))
-    assert len(workers) == 2
+    workers = [int(sweeping.stdout.readline()) for _ in range(2)]
     assert all(_alive(worker) for worker in workers)
     sweeping.kill()
     sweeping.wait()
@@ -363,23 +358,6 @@ def test_no_worker_outlives_a_killed_sweep(tiny, root, tmp_path):
 def _alive(process):
     state = Path(f"/proc/{process}/stat")
     return state.exists() and state.read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] != "Z"
-
-
-SIDE_BY_SIDE = """
-import os
-from pathlib import Path
-from flgc_lib.experiment.workers import each
-
-def work(settings, root):
-    from flgc_lib.experiment.runs import run
-    os.write(1, f"{{os.getpid()}}\\n".encode())
-    run(settings, results=Path("results"), root=Path(root), device="cpu", threads=1)
-
-if __name__ == "__main__":
-    from flgc_lib.experiment.settings import Settings
-    settings = {settings}
-    list(each(work, {{s.id: s for s in settings}}, 2, root={root!r}))
-"""
 
 
 @pytest.mark.parametrize("damage", ["epochs.csv", "runs.csv", "folder"])
