@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import pytest
 
 from flgc_lib import cli
+from flgc_lib.bench.settings import BenchSettings
 from flgc_lib.experiment.assignments import CORRECT
 from flgc_lib.experiment.grids import Grid, grid
 from flgc_lib.experiment.records import read_runs, write_record
@@ -202,6 +204,52 @@ def test_a_stopped_command_says_how_to_go_on(prepared, tmp_path, command, number
     assert "Traceback" not in err
     assert ("epoch" in line) == bool(list(tmp_path.glob("runs/*/last.ckpt")))
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "function", "given"),
+    [
+        (
+            "freeze --checkpoint a.ckpt --output a --precision bf16 --batch 4 --size 64 --no-tune",
+            "flgc_lib.experiment.deploy.freeze_checkpoint",
+            (Path("a.ckpt"), Path("a"), {"precision": "bf16", "batch": 4, "size": 64, "tune": False}),
+        ),
+        (
+            "export --checkpoint a.ckpt --output a.xml --engine openvino --precision int8 --calibrate tiny --root r",
+            "flgc_lib.experiment.deploy.export_checkpoint",
+            (
+                *(Path("a.ckpt"), Path("a.xml")),
+                {"engine": "openvino", "precision": "int8", "calibrate": "tiny", "batch": 1, "size": 32}
+                | {"root": Path("r"), "results": None},
+            ),
+        ),
+        (
+            "bench --groups 4 8 --only flgc --device cuda",
+            "flgc_lib.bench.measure.bench",
+            (BenchSettings(groups=(4, 8), only=("flgc",), device="cuda"), {}),
+        ),
+        (
+            "ablate --checkpoint a.ckpt --results x",
+            "flgc_lib.experiment.ablation.ablate_checkpoint",
+            (Path("a.ckpt"), {"root": Path("data"), "results": Path("x")}),
+        ),
+        (
+            "notebooks --mode smoke --into x --only 00 05 --workers 1",
+            "flgc_lib.course.notebooks.execute_all",
+            ("smoke", Path("x"), {"only": ("00", "05"), "workers": 1, "measure": False}),
+        ),
+    ],
+)
+def test_what_is_typed_is_what_is_asked_for(flgc, monkeypatch, command, function, given):
+    asked = []
+
+    def called(*arguments, **options):
+        asked.append((*arguments, options))
+        raise ValueError("enough is known")
+
+    monkeypatch.setattr(function, called)
+    assert flgc(command) == (2, "", "flgc: enough is known\n")
+    assert asked == [given]
 
 
 def test_a_sweep_on_the_chosen_data_says_how_many_runs_failed(flgc, tmp_path, monkeypatch):
