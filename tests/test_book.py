@@ -35,6 +35,16 @@ pytestmark = [
 ]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def as_new_as_its_sources():
+    """An older book would pass, or fail, for texts that are gone."""
+    patterns = ("*.md", "docs/*.md", "notebooks/*.ipynb", "book/*.md", "book/*.py", "book/ja/*.md", "data/results/*.md")
+    written = {path: path.stat().st_mtime for pattern in patterns for path in ROOT.glob(pattern)}
+    newest = max(written, key=written.__getitem__)
+    if written[newest] > (BOOK / "index.html").stat().st_mtime:
+        pytest.fail(f"the book is older than {newest.relative_to(ROOT)}: type `make book`")
+
+
 @pytest.fixture(scope="module")
 def browser():
     with sync_playwright() as playwright:
