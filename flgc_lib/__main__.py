@@ -37,8 +37,6 @@ def main() -> None:
             worker.kill()  # nobody waits for its run to end; files are written whole, checkpoints after each epoch
         print("\nflgc: stopped; what was finished is kept: type the same command again to go on", file=sys.stderr)
         sys.exit(128 + stopped.signal)
-    except OSError as error:  # a library that PyTorch needs; what a command meets, it answers itself
-        sys.exit(f"flgc: {error}; type `python -m flgc_lib check` to see what is missing")
     except ImportError as error:
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing is None:

@@ -48,7 +48,7 @@ class ClusteredConv2d(EqualConv2d):
 
     def _channels(self, share: float) -> int:
         """How many channels are `share` · C/G: of a share above 0 at least one, however small the layer."""
-        return min(self.in_channels, max(share > 0, round(share * self.in_channels / self.groups)))
+        return min(self.in_channels, max(1 if share else 0, round(share * self.in_channels / self.groups)))
 
 
 class BudgetConv2d(ClusteredConv2d):

@@ -224,6 +224,16 @@ def test_without_torch_check_still_answers_and_others_point_to_it(fault, sentenc
     assert "Traceback" not in answers[1].stderr
 
 
+def test_a_pytorch_that_cannot_be_loaded_is_a_problem(tmp_path, monkeypatch):
+    """As on Windows without Microsoft's redistributable."""
+    (tmp_path / "torch.py").write_text("raise OSError('msvcp140.dll is not there')", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torch")
+    finding = environment.threads(2)
+    assert finding.state == "problem"
+    assert finding.sentence.startswith("PyTorch is installed and can't be loaded (msvcp140.dll is not there)")
+
+
 def test_a_fault_of_the_library_itself_is_no_missing_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "flgc_lib.cli", None)  # importing it now fails
     monkeypatch.setattr(sys, "argv", ["flgc", "train"])
