@@ -99,7 +99,7 @@ def _evidence(records: Records, judged: list[dict[Any, Any]]) -> Iterator[str]:
     if falls := frontier.retained(records).to_dict("records"):
         seeds = max(row["seeds"] for row in falls)
         changes = ", ".join(f"{row['arm']} {bracketed(row)}" for row in falls)
-        where = f"in points, with {seeds} seeds at most, which judges nothing"
+        where = f"in points, with {seeds} seed{'s' * (seeds > 1)} at most, which judges nothing"
         yield f"From G = 4 to 16 accuracy changes, {where}: {changes}."
 
 
