@@ -1281,12 +1281,15 @@ def gather_conv(x, W, bias, inputs, filters):
     return y
 
 
-def dense_with_mask(x, W, bias, inputs, filters):
+def masked(W, inputs, filters):
     mask = torch.zeros(W.shape[:2])
     for c, n in zip(inputs, filters, strict=True):
-        for i in n:
-            mask[i, c] = 1
-    return F.conv2d(x, W * mask[:, :, None, None], bias, padding=1)
+        mask[n[:, None], c] = 1
+    return W * mask[:, :, None, None]
+
+
+def dense_with_mask(x, W, bias, inputs, filters):
+    return F.conv2d(x, masked(W, inputs, filters), bias, padding=1)
 
 
 def by_unfold(x, W, bias, inputs, filters):
@@ -1299,11 +1302,7 @@ def by_unfold(x, W, bias, inputs, filters):
 
 def shifted_with_mask(x, W, bias, inputs, filters):
     """The dense product under a mask, number by number, without a convolution or a product of matrices."""
-    mask = torch.zeros(W.shape[:2])
-    for c, n in zip(inputs, filters, strict=True):
-        mask[n[:, None], c] = 1
-    x, (height, width) = F.pad(x, (1, 1, 1, 1)), x.shape[2:]
-    W = W * mask[:, :, None, None]
+    W, x, (height, width) = masked(W, inputs, filters), F.pad(x, (1, 1, 1, 1)), x.shape[2:]
     taps = itertools.product(range(3), range(3))
     return bias[:, None, None] + sum(
         (W[:, :, i, j, None, None] * x[:, None, :, i : i + height, j : j + width]).sum(2) for i, j in taps

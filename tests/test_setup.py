@@ -248,6 +248,13 @@ def test_conda_and_the_environment_check_install_what_make_installs():
     assert names(*extras_installed(RUN)) == names(*EXTRAS)
 
 
+def test_the_hooks_run_the_ruff_of_this_repository():
+    (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
+    for hook in local["hooks"]:
+        (wanted,) = hook["additional_dependencies"]
+        assert Requirement(wanted) in PINS
+
+
 def test_the_citation_is_of_this_version():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == flgc_lib.__version__

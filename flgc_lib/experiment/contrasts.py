@@ -44,19 +44,19 @@ def paired_differences(records: Records, pairs: Iterable[Pair] = PAIRS, *, any_p
 
     Returns:
         Mean, spread (standard deviation) and interval, and macs, what the method costs more multiply-accumulates, in %;
-        a row for each pair and G, and last one with "mean" for G: each
-        seed's mean over all G that both methods have, of the seeds that have them all. It is what to judge by: one
-        interval a pair, where of the many intervals of single G some miss 0 by luck.
+        a row for each pair and G, and last one with "mean" for G: each seed's mean over all G that both methods have,
+        of the seeds that have them all. It is what to judge by: one interval a pair, where of the many intervals of
+        single G some miss 0 by luck.
     """
     rows = []
     for method, baseline in pairs:
         by_seed = paired(records, method, baseline, any_processor=any_processor)
-        differences, costs = (by_seed[column].unstack() for column in ("difference", "macs"))  # seeds × G
-        for groups, values in (*differences.items(), ("mean", differences.dropna().mean(axis="columns"))):
+        by_groups = (by_seed[column].unstack() for column in ("difference", "macs"))  # seeds × G
+        differences, costs = (table.assign(mean=table.mean(axis="columns", skipna=False)) for table in by_groups)
+        for groups, values in differences.items():
             found = values.dropna()
             if len(found):
                 low, high = interval(found.to_numpy())
-                cost = costs.loc[found.index]
                 rows.append(
                     {
                         "method": method,
@@ -68,7 +68,7 @@ def paired_differences(records: Records, pairs: Iterable[Pair] = PAIRS, *, any_p
                         "high": high,
                         "seeds": len(found),
                         "seeds_above": int((found > 0).sum()),
-                        "macs": float((cost if groups == "mean" else cost[groups]).to_numpy().mean()),
+                        "macs": costs[groups][found.index].mean(),
                     }
                 )
     return pd.DataFrame(rows)
