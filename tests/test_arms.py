@@ -59,7 +59,7 @@ def test_every_contrast_is_of_arms_that_the_experiment_has_and_counts_are_those_
     planned = [s.id for s in grid("power")]
     assert len(planned) == len(set(planned))
     assert not {power_arms(g, s)[a].id for g in JUDGED for s in SECONDARY_SEEDS for a in names} - set(planned)
-    assert not {power_arms(g, s)[a].id for g in (16, 4) for s in range(5) for a in names - {"dense"}} - set(planned)
+    assert not {power_arms(g, s)[a].id for g in (16, 4) for s in RETAINED_SEEDS for a in names - {"dense"}} - set(planned)
     compared = (*PRIMARY, "cluster")
     assert not {power_arms(g, s)[a].id for g in JUDGED for s in PRIMARY_SEEDS for a in compared} - set(planned)
     assert {s.seed for s in grid("power")[:250]} == set(SECONDARY_SEEDS), "seeds that all arms have are run first"
@@ -272,7 +272,7 @@ def test_the_conclusion_of_all_runs(powered, tmp_path):
     """Made up so that it pays what a group reads, sharing does not, and the rule does harm."""
     names = dict.fromkeys(power_arms(16, 0))
     for groups in (4, *JUDGED):
-        seeds = RETAINED_SEEDS if groups == 4 else PRIMARY_SEEDS
+        seeds = {4: RETAINED_SEEDS, 8: PRIMARY_SEEDS, 16: (*PRIMARY_SEEDS, 31, 32, 33)}[groups]
         high, low = ({seed: h + (seed + groups // 8) % 2 for seed in seeds} for h in (12, 8))
         other = {seed: 12 + (seed // 2) % 2 for seed in seeds}
         own = SECONDARY_SEEDS if groups == 8 else {*SECONDARY_SEEDS, *RETAINED_SEEDS}

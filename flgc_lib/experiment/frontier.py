@@ -10,7 +10,7 @@ import pandas as pd
 
 from flgc_lib.experiment.analysis import Records
 from flgc_lib.experiment.arms import POWER, Plan, gains, matched, runs_at, said, summary
-from flgc_lib.experiment.grids import JUDGED, PRIMARY_SEEDS, SECONDARY_SEEDS, power_arms
+from flgc_lib.experiment.grids import JUDGED, RETAINED_SEEDS, SECONDARY_SEEDS, power_arms
 from flgc_lib.experiment.statistics import holm, interval, p_value
 
 EQUAL_COST = 0.05
@@ -33,12 +33,14 @@ def costs(records: Records, plan: Plan = POWER) -> pd.DataFrame:
     """
     rows: list[list[Any]] = []
     for groups in plan.groups:
-        every = {arm: runs_at(records, arm, groups, plan.seeds, plan) for arm in plan.arms(groups, 0)}
+        seeds = plan.seeds if groups in plan.judged else RETAINED_SEEDS
+        arms = [arm for arm in plan.arms(groups, 0) if arm != "dense" or groups == plan.groups[0]]  # one net for every G
+        every = {arm: runs_at(records, arm, groups, seeds, plan) for arm in arms}
         there = {arm: runs for arm, runs in every.items() if len(runs)}
         common = set.intersection(*(set(runs["seed"]) for runs in there.values())) if there else set()
         for arm, of_arm in there.items():
             runs = of_arm[of_arm["seed"].isin(common)]
-            if len(runs) and not (arm == "dense" and any(row[0] == "dense" for row in rows)):  # one net for every G
+            if len(runs):
                 accuracy = 100 * runs["test_accuracy"].to_numpy(dtype=float)
                 low, high = interval(accuracy)
                 macs = runs["macs"].mean() / 1e6
@@ -62,7 +64,7 @@ def retained(records: Records) -> pd.DataFrame:
     """
     rows = []
     for arm in power_arms(16, 0):
-        runs = [runs_at(records, arm, groups, PRIMARY_SEEDS) for groups in (16, 4)]
+        runs = [runs_at(records, arm, groups, RETAINED_SEEDS) for groups in (16, 4)]
         if arm != "dense" and len(pairs := matched(*runs)):
             rows.append({"arm": arm, **summary(gains(pairs))})
     return pd.DataFrame(rows).sort_values("difference", ascending=False, ignore_index=True) if rows else pd.DataFrame()
