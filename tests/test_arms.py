@@ -59,7 +59,8 @@ def test_every_contrast_is_of_arms_that_the_experiment_has_and_counts_are_those_
     planned = [s.id for s in grid("power")]
     assert len(planned) == len(set(planned))
     assert not {power_arms(g, s)[a].id for g in JUDGED for s in SECONDARY_SEEDS for a in names} - set(planned)
-    assert not {power_arms(g, s)[a].id for g in (16, 4) for s in RETAINED_SEEDS for a in names - {"dense"}} - set(planned)
+    grouped = names - {"dense"}
+    assert not {power_arms(g, s)[a].id for g in (16, 4) for s in RETAINED_SEEDS for a in grouped} - set(planned)
     compared = (*PRIMARY, "cluster")
     assert not {power_arms(g, s)[a].id for g in JUDGED for s in PRIMARY_SEEDS for a in compared} - set(planned)
     assert {s.seed for s in grid("power")[:250]} == set(SECONDARY_SEEDS), "seeds that all arms have are run first"
@@ -182,6 +183,9 @@ def test_costs_of_the_arms(powered):
     ]
     assert table["accuracy"].tolist() == pytest.approx([50, 75]), "of the seed that both have"
     assert table["mega_macs"].tolist() == [2, 3]
+    records = powered({"equal": {0: 8, 31: 9, 32: 10}, "flgc": {31: 8, 32: 10}}, groups=4)
+    table = frontier.costs(records).query("groups == 4")
+    assert sorted(table[["arm", "seeds", "accuracy"]].values.tolist()) == [["equal", 2, 59.375], ["flgc", 2, 56.25]]
 
 
 def test_on_the_frontier_is_what_nothing_of_its_price_or_below_beats(powered):
@@ -212,8 +216,8 @@ def test_the_thin_dense_net_costs_as_nearly_as_whole_channels_can_what_grouped_c
 
 
 def test_what_is_retained_as_groups_grow_in_number(powered):
-    powered({"equal": {0: 12, 1: 12, 2: 16}, "flgc": {0: 12}}, groups=4)
-    table = frontier.retained(powered({"equal": {0: 10, 1: 11}, "flgc": {0: 12}, "select": {0: 1}}))
+    powered({"equal": {0: 12, 31: 12, 32: 16, 1: 9}, "flgc": {0: 12}}, groups=4)
+    table = frontier.retained(powered({"equal": {0: 10, 31: 11, 1: 10}, "flgc": {0: 12}, "select": {0: 1}}))
     assert table[["arm", "seeds", "difference"]].values.tolist() == [["flgc", 1, 0], ["equal", 2, -100 * 1.5 / 16]]
 
 
@@ -272,7 +276,7 @@ def test_the_conclusion_of_all_runs(powered, tmp_path):
     """Made up so that it pays what a group reads, sharing does not, and the rule does harm."""
     names = dict.fromkeys(power_arms(16, 0))
     for groups in (4, *JUDGED):
-        seeds = {4: RETAINED_SEEDS, 8: PRIMARY_SEEDS, 16: (*PRIMARY_SEEDS, 31, 32, 33)}[groups]
+        seeds = {4: RETAINED_SEEDS, 8: PRIMARY_SEEDS, 16: (*PRIMARY_SEEDS, *RETAINED_SEEDS)}[groups]
         high, low = ({seed: h + (seed + groups // 8) % 2 for seed in seeds} for h in (12, 8))
         other = {seed: 12 + (seed // 2) % 2 for seed in seeds}
         own = SECONDARY_SEEDS if groups == 8 else {*SECONDARY_SEEDS, *RETAINED_SEEDS}

@@ -20,7 +20,8 @@ EQUAL_COST = 0.05
 def costs(records: Records, plan: Plan = POWER) -> pd.DataFrame:
     """What every arm costs and reaches, a row an arm and number of groups, the cheapest first.
 
-    Accuracies at one number of groups are those of the seeds that all arms have there of which there is a run.
+    Accuracies at one number of groups are those of the seeds that all arms have there of which there is a run; dense,
+    one net for every G, counts at the first.
 
     Args:
         records: of an experiment.
@@ -34,7 +35,7 @@ def costs(records: Records, plan: Plan = POWER) -> pd.DataFrame:
     rows: list[list[Any]] = []
     for groups in plan.groups:
         seeds = plan.seeds if groups in plan.judged else RETAINED_SEEDS
-        arms = [arm for arm in plan.arms(groups, 0) if arm != "dense" or groups == plan.groups[0]]  # one net for every G
+        arms = [arm for arm in plan.arms(groups, 0) if arm != "dense" or not rows]  # dense is one net for every G
         every = {arm: runs_at(records, arm, groups, seeds, plan) for arm in arms}
         there = {arm: runs for arm, runs in every.items() if len(runs)}
         common = set.intersection(*(set(runs["seed"]) for runs in there.values())) if there else set()

@@ -61,7 +61,7 @@ PRIMARY: tuple[Method, Method] = ("select", "select-random")
 """The arm that was furthest above its control in `premise`, at the cost of `grouped`, and that control."""
 PRIMARY_SEEDS = (*range(28), 29, 30)
 SECONDARY_SEEDS = (0, 1, *range(20, 28))
-RETAINED_SEEDS = (0, 1, 31, 32, 33)
+RETAINED_SEEDS = (0, *range(31, 35))
 """Seeds of the primary contrasts of `power`, of the others, and of what arms retain from G = 4 to 16."""
 JUDGED = (16, 8)
 """Numbers of groups at which the arms of `power` are compared."""
