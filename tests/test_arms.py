@@ -1,7 +1,9 @@
 """The experiment `power` judged, on made-up records."""
 
+import math
 import re
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
@@ -14,6 +16,8 @@ from flgc_lib.cost import count
 from flgc_lib.experiment import arms, conclusion, frontier
 from flgc_lib.experiment.analysis import of_grid
 from flgc_lib.experiment.grids import (
+    AIM,
+    FURTHER_SEEDS,
     JUDGED,
     PREMISE_SEEDS,
     PRIMARY,
@@ -27,6 +31,8 @@ from flgc_lib.experiment.grids import (
 )
 from flgc_lib.experiment.records import EPOCH_COLUMNS, RUN_COLUMNS, stored, write_record
 from flgc_lib.figures.tables import filled
+
+RESULTS = Path(__file__).parents[1] / "data" / "results"
 
 
 @pytest.fixture
@@ -63,6 +69,7 @@ def test_every_contrast_is_of_arms_that_the_experiment_has_and_counts_are_those_
     assert not {power_arms(g, s)[a].id for g in (16, 4) for s in RETAINED_SEEDS for a in grouped} - set(planned)
     compared = (*PRIMARY, "cluster")
     assert not {power_arms(g, s)[a].id for g in JUDGED for s in PRIMARY_SEEDS for a in compared} - set(planned)
+    assert not {power_arms(g, s)[a].id for g in JUDGED for s in FURTHER_SEEDS for a in PRIMARY} - set(planned)
     assert {s.seed for s in grid("power")[:250]} == set(SECONDARY_SEEDS), "seeds that all arms have are run first"
     assert (len(PRIMARY_SEEDS), len(SECONDARY_SEEDS)) == (30, 10)
 
@@ -85,6 +92,30 @@ def test_primary_contrasts_by_hand(powered):
     )
     assert first["verdict"] == "open: 2 of 30 seeds"
     assert (second["baseline"], second["difference"]) == ("cluster", pytest.approx(100 * ((1 - 2) / 2 + 0) / 2 / 16))
+
+
+def test_further_seeds_narrow_the_first_contrast_and_judge_nothing(powered):
+    first = {seed: 8 + seed % 3 for seed in PRIMARY_SEEDS}
+    for groups in JUDGED:
+        records = powered({"select": first, "select-random": dict.fromkeys(first, 8)}, groups=groups)
+    assert arms.narrowed(records) == {}
+    alone = arms.primary(records)
+    powered({"select": {31: 15, 32: 15}, "select-random": {31: 8, 32: 8}})
+    records = powered({"select": {31: 13}, "select-random": {31: 8}}, groups=8)
+    row = arms.narrowed(records)
+    points = 100 * np.array([hits - 8 for hits in first.values()] + [6]) / 16
+    assert (row["seeds"], row["difference"]) == (31, pytest.approx(points.mean())), "32 lacks G = 8"
+    half = (alone["high"] - alone["low"]).item() / 2
+    assert row["high"] - row["low"] == pytest.approx(2 * half * (30 / 31) ** 0.5)
+    assert row["needed"] == math.ceil(30 * (half / 0.2) ** 2)
+    pd.testing.assert_frame_equal(arms.primary(records), alone)
+    assert f"points with 31 of {row['needed']} seeds, which judge nothing." in conclusion.answer(records)
+
+
+def test_there_are_as_many_further_seeds_as_the_spread_of_the_first_says():
+    row = arms.primary(of_grid("power", RESULTS)).iloc[0]
+    assert row["seeds"] == len(PRIMARY_SEEDS)
+    assert math.ceil(30 * ((row["high"] - row["low"]) / 2 / AIM) ** 2) == len({*PRIMARY_SEEDS, *FURTHER_SEEDS})
 
 
 @pytest.mark.parametrize(
@@ -277,7 +308,8 @@ def test_the_conclusion_of_all_runs(powered, tmp_path):
     names = dict.fromkeys(power_arms(16, 0))
     for groups in (4, *JUDGED):
         seeds = {4: RETAINED_SEEDS, 8: PRIMARY_SEEDS, 16: (*PRIMARY_SEEDS, *RETAINED_SEEDS)}[groups]
-        high, low = ({seed: h + (seed + groups // 8) % 2 for seed in seeds} for h in (12, 8))
+        most = seeds if groups == 4 else (*PRIMARY_SEEDS, *FURTHER_SEEDS)
+        high, low = ({seed: h + (seed + groups // 8) % 2 for seed in most} for h in (12, 8))
         other = {seed: 12 + (seed // 2) % 2 for seed in seeds}
         own = SECONDARY_SEEDS if groups == 8 else {*SECONDARY_SEEDS, *RETAINED_SEEDS}
         few = {seed: hit for seed, hit in low.items() if seed in own}
@@ -295,6 +327,7 @@ def test_the_conclusion_of_all_runs(powered, tmp_path):
     assert "At G = 16 and at G = 8, accuracy with the paper's rule (`flgc-dup`) is lower than with learned" in text
     assert " points with 30 seeds for +0.0 % multiply-accumulates; not separable." in text
     assert "reaches 0. Of one that is not shown: more seeds, whose interval leaves out 0. Whether the" in text
+    assert "- select − select-random once more, for a narrower interval: +" in text
     assert "From G = 4 to 16 accuracy changes, in points, with 5 seeds at most, which judges nothing: " in text
     best = r"^- At 2.00 .*: `select`, .*; not separable from it: cluster \S+ \[\S+ \S+\]; lower: .*\.$"
     assert len(re.findall(best, conclusion.use(records), re.MULTILINE)) == 2

@@ -8,7 +8,17 @@ from scipy import stats
 
 from flgc_lib.experiment.analysis import of_grid
 from flgc_lib.experiment.contrasts import PAIRS, paired
-from flgc_lib.experiment.statistics import detectable, expected_half, holm, image_noise, interval, p_value, verdict
+from flgc_lib.experiment.statistics import (
+    detectable,
+    expected_half,
+    holm,
+    image_noise,
+    interval,
+    p_value,
+    seeds_for,
+    two_stages,
+    verdict,
+)
 
 RESULTS = Path(__file__).parents[1] / "data" / "results"
 
@@ -64,6 +74,29 @@ def test_the_half_width_of_more_seeds_is_that_of_their_interval_if_the_spread_st
     few, many = np.array([-1.0, 1.0] * 4), np.array([-1.0, 1.0] * 15)
     many *= few.std(ddof=1) / many.std(ddof=1)
     assert expected_half(interval(few)[1], 8, 30) == pytest.approx(interval(many)[1])
+
+
+def test_two_stages_by_hand():
+    first = np.array([1.0, 5.0, 3.0])  # half of its interval is 4.97
+    half = 4.30265273 * 2 / 5**0.5
+    assert two_stages(first, np.array([2.0, 9.0])) == pytest.approx((4 - half, 4 + half))
+    assert [seeds_for(aim, first) for aim in (9, 4.96, 2.485, 2.48)] == [3, 4, 12, 13]
+
+
+def test_two_stages_cover_as_often_as_they_say_although_the_first_says_how_many():
+    """The t interval of all seeds covers less often."""
+    generator = np.random.default_rng(0)
+    covered, plain = [], []
+    for _ in range(4000):
+        first = generator.normal(size=4)
+        further = generator.normal(size=seeds_for(1.0, first) - 4)
+        low, high = two_stages(first, further)
+        assert high - low <= 2 + 1e-9
+        covered.append(low <= 0 <= high)
+        low, high = interval(np.concatenate([first, further]))
+        plain.append(low <= 0 <= high)
+    assert 0.94 < np.mean(covered) < 0.97
+    assert np.mean(plain) < 0.94
 
 
 def test_noise_of_the_images_is_mcnemar_s_for_one_seed_and_does_not_vanish_with_more():

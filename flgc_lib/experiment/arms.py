@@ -13,6 +13,8 @@ import pandas as pd
 from flgc_lib.experiment.analysis import Records, origin_of_copies
 from flgc_lib.experiment.assignments import CORRECT
 from flgc_lib.experiment.grids import (
+    AIM,
+    FURTHER_SEEDS,
     JUDGED,
     PREMISE_SEEDS,
     PRIMARY,
@@ -27,7 +29,7 @@ from flgc_lib.experiment.grids import (
 )
 from flgc_lib.experiment.records import read_groups
 from flgc_lib.experiment.settings import Settings
-from flgc_lib.experiment.statistics import LEVEL, holm, image_noise, interval, p_value
+from flgc_lib.experiment.statistics import LEVEL, holm, image_noise, interval, p_value, seeds_for, two_stages
 
 Contrast = tuple[str, str]
 
@@ -84,14 +86,8 @@ def primary(records: Records, plan: Plan = POWER) -> pd.DataFrame:
     arm, control = PRIMARY
     rows: list[dict[str, Any]] = []
     for baseline in (control, "cluster"):
-        by_groups = [
-            matched(*(runs_at(records, name, groups, plan.seeds, plan) for name in (arm, baseline)))
-            for groups in plan.judged
-        ]
-        common = set.intersection(*(set(pairs["seed"]) for pairs in by_groups))
-        both = pd.concat(by_groups)
-        both = both[both["seed"].isin(common)]
-        points = both.assign(points=gains(both)).groupby("seed")["points"].mean().to_numpy()
+        both = _at_every_g(records, (arm, baseline), plan.seeds, plan)
+        points = _of_seeds(both)
         if len(points):
             images = _image_noise(records, both)
             costs = {"images": images, "macs": _extra_macs(both)}
@@ -107,6 +103,37 @@ def primary(records: Records, plan: Plan = POWER) -> pd.DataFrame:
         if plan.dense and not _dense(records, plan) >= plan.dense:
             table["verdict"] = f"open: dense has not reached {plan.dense} %"
     return table
+
+
+def narrowed(records: Records) -> dict[str, Any]:
+    """The first primary contrast of `power` once more, with further seeds that make its interval as narrow as `AIM`.
+
+    It judges nothing: the contrast is judged by its first stage.
+
+    Returns:
+        Empty before the first stage and a further seed are there; arm, baseline, seeds, needed (how many there are to
+        be), difference (test accuracy, points), low and high (`statistics.two_stages`).
+    """
+    first, further = (_of_seeds(_at_every_g(records, PRIMARY, seeds)) for seeds in (PRIMARY_SEEDS, FURTHER_SEEDS))
+    if len(first) < len(PRIMARY_SEEDS) or not len(further):
+        return {}
+    low, high = two_stages(first, further)
+    arm, baseline = PRIMARY
+    seeds = {"seeds": len(first) + len(further), "needed": seeds_for(AIM, first)}
+    return {"arm": arm, "baseline": baseline, **seeds, "difference": (low + high) / 2, "low": low, "high": high}
+
+
+def _at_every_g(records: Records, contrast: Contrast, seeds: Sequence[int], plan: Plan = POWER) -> pd.DataFrame:
+    """Pairs of runs at the numbers of groups over which a primary contrast is averaged, of the seeds that have all."""
+    by_groups = [matched(*(runs_at(records, name, groups, seeds, plan) for name in contrast)) for groups in plan.judged]
+    common = set.intersection(*(set(pairs["seed"]) for pairs in by_groups))
+    both = pd.concat(by_groups)
+    return both[both["seed"].isin(common)]
+
+
+def _of_seeds(pairs: pd.DataFrame) -> np.ndarray:
+    """One number a seed, the mean of its pairs' differences in test accuracy, points."""
+    return pairs.assign(points=gains(pairs)).groupby("seed")["points"].mean().to_numpy()
 
 
 def _dense(records: Records, plan: Plan) -> float:

@@ -92,10 +92,13 @@ def _sentence(arm: str, baseline: str, verdict: str, where: str) -> str:
 
 
 def _evidence(records: Records, judged: list[dict[Any, Any]]) -> Iterator[str]:
-    """A sentence a contrast, then what is retained as groups grow in number."""
+    """A sentence a contrast, then its narrower interval and what is retained as groups grow in number."""
     for row in judged:
         price = f"{row['macs']:+.1f} % multiply-accumulates"
         yield f"{row['arm']} − {row['baseline']}, {row['where']}: {_points(row)} for {price}; {row['verdict']}."
+    if row := arms.narrowed(records):
+        stage = f"{bracketed(row)} points with {row['seeds']} of {row['needed']} seeds"
+        yield f"{row['arm']} − {row['baseline']} once more, for a narrower interval: {stage}, which judge nothing."
     if falls := frontier.retained(records).to_dict("records"):
         seeds = max(row["seeds"] for row in falls)
         changes = ", ".join(f"{row['arm']} {bracketed(row)}" for row in falls)

@@ -63,6 +63,10 @@ PRIMARY_SEEDS = (*range(28), 29, 30)
 SECONDARY_SEEDS = (0, 1, *range(20, 28))
 RETAINED_SEEDS = (0, *range(31, 35))
 """Seeds of the primary contrasts of `power`, of the others, and of what arms retain from G = 4 to 16."""
+FURTHER_SEEDS = range(31, 54)
+"""Seeds of a second stage, which makes the interval of the first primary contrast as narrow as `AIM`."""
+AIM = 0.2
+"""Half of that interval, points."""
 JUDGED = (16, 8)
 """Numbers of groups at which the arms of `power` are compared."""
 _THIN = {16: 19, 8: 25, 4: 33}
@@ -168,11 +172,12 @@ def premise_arms(seed: int) -> dict[str, Settings]:
 
 
 def power() -> list[Settings]:
-    """Many seeds of few arms, a whole seed after the other: all arms, the primary contrasts, then fewer groups."""
+    """Many seeds of few arms: all arms, the primary contrasts, fewer groups, then more seeds of the first contrast."""
     runs = [arm for seed, g in product(SECONDARY_SEEDS, JUDGED) for arm in power_arms(g, seed).values()]
     runs += [power_arms(g, seed)[arm] for seed, g, arm in product(PRIMARY_SEEDS, JUDGED, (*PRIMARY, "cluster"))]
     for seed, groups in product(RETAINED_SEEDS, (16, 4)):
         runs += [arm for name, arm in power_arms(groups, seed).items() if name != "dense"]
+    runs += [power_arms(g, seed)[arm] for seed, g, arm in product(FURTHER_SEEDS, JUDGED, PRIMARY)]
     return _once(runs)
 
 

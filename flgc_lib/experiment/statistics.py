@@ -24,6 +24,23 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     return mean - half, mean + half
 
 
+def two_stages(first: np.ndarray, further: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the mean over the seeds of two stages, (n,) and (m,), if the first one's spread said how many.
+
+    Stein 1945: t and spread are those of the first stage alone, which tells nothing of any mean. The t interval of all
+    seeds would be a little too narrow.
+    """
+    mean = float(np.concatenate([first, further]).mean())
+    half = (interval(first)[1] - float(first.mean())) * math.sqrt(len(first) / (len(first) + len(further)))
+    return mean - half, mean + half
+
+
+def seeds_for(half: float, first: np.ndarray) -> int:
+    """How many seeds in all make `two_stages` as narrow as `half`, by the spread of a first stage (n,), n ≥ 2."""
+    reached = interval(first)[1] - float(first.mean())
+    return max(len(first), math.ceil(len(first) * (reached / half) ** 2))
+
+
 def standard_error(values: np.ndarray) -> float:
     """Of the mean of values (n,), n ≥ 2."""
     return float(values.std(ddof=1)) / math.sqrt(len(values))
