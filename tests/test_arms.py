@@ -250,6 +250,12 @@ def test_what_is_retained_as_groups_grow_in_number(powered):
     powered({"equal": {0: 12, 31: 12, 32: 16, 1: 9}, "flgc": {0: 12}}, groups=4)
     table = frontier.retained(powered({"equal": {0: 10, 31: 11, 1: 10}, "flgc": {0: 12}, "select": {0: 1}}))
     assert table[["arm", "seeds", "difference"]].values.tolist() == [["flgc", 1, 0], ["equal", 2, -100 * 1.5 / 16]]
+    assert table["times"].isna().all()
+    records = powered({"grouped": {0: 9}, "flgc": {0: 12}}, macs={"grouped": 1_000_000, "flgc": 2_500_000})
+    assert frontier.retained(records).set_index("arm")["times"].to_dict() == {"flgc": 2.5, "equal": 2}
+    text = conclusion.answer(records)
+    assert "flgc +0.00 at 2.5 times the price, equal -9.38 [" in text
+    assert " at 2.0 times the price (the price: multiply-accumulates of `grouped` at G = 16)." in text
 
 
 def test_arms_of_one_cost_are_compared_with_the_best_by_one_correction(powered):

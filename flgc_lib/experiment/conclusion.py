@@ -101,9 +101,15 @@ def _evidence(records: Records, judged: list[dict[Any, Any]]) -> Iterator[str]:
         yield f"{row['arm']} − {row['baseline']} once more, for a narrower interval: {stage}, which judge nothing."
     if falls := frontier.retained(records).to_dict("records"):
         seeds = max(row["seeds"] for row in falls)
-        changes = ", ".join(f"{row['arm']} {bracketed(row)}" for row in falls)
+        changes = ", ".join(f"{row['arm']} {bracketed(row)}{_paid(row['times'])}" for row in falls)
         where = f"in points, with {seeds} seed{'s' * (seeds > 1)} at most, which judges nothing"
-        yield f"From G = 4 to 16 accuracy changes, {where}: {changes}."
+        price = " (the price: multiply-accumulates of `grouped` at G = 16)" if "price" in changes else ""
+        yield f"From G = 4 to 16 accuracy changes, {where}: {changes}{price}."
+
+
+def _paid(times: float) -> str:
+    """What an arm costs at G = 16, if that is more than `grouped` costs there."""
+    return f" at {times:.1f} times the price" if times > 1 + EQUAL_COST else ""
 
 
 def _points(row: dict[Any, Any]) -> str:

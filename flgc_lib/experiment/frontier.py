@@ -61,13 +61,15 @@ def retained(records: Records) -> pd.DataFrame:
     """What an arm's accuracy loses from G = 4 to 16, by seeds that have both, a row an arm, the least loss first.
 
     Returns:
-        Columns arm, seeds; difference (test accuracy at G = 16 − at G = 4, points), low and high (t interval).
+        Columns arm, seeds; difference (test accuracy at G = 16 − at G = 4, points), low and high (t interval); times,
+        its multiply-accumulates at G = 16 over those of `grouped`: what is retained may have been paid for.
     """
     rows = []
+    price = runs_at(records, "grouped", 16, RETAINED_SEEDS)["macs"].mean()
     for arm in power_arms(16, 0):
         runs = [runs_at(records, arm, groups, RETAINED_SEEDS) for groups in (16, 4)]
         if arm != "dense" and len(pairs := matched(*runs)):
-            rows.append({"arm": arm, **summary(gains(pairs))})
+            rows.append({"arm": arm, **summary(gains(pairs)), "times": pairs["macs_x"].mean() / price})
     return pd.DataFrame(rows).sort_values("difference", ascending=False, ignore_index=True) if rows else pd.DataFrame()
 
 
