@@ -20,8 +20,13 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     mean = float(values.mean())
     if len(values) < 2:
         return mean, mean
-    half = float(stats.t.ppf(1 - LEVEL / 2, len(values) - 1)) * standard_error(values)
+    half = _half(values)
     return mean - half, mean + half
+
+
+def _half(values: np.ndarray) -> float:
+    """Of the t interval of values (n,), n ≥ 2."""
+    return float(stats.t.ppf(1 - LEVEL / 2, len(values) - 1)) * standard_error(values)
 
 
 def two_stages(first: np.ndarray, further: np.ndarray) -> tuple[float, float]:
@@ -31,14 +36,13 @@ def two_stages(first: np.ndarray, further: np.ndarray) -> tuple[float, float]:
     seeds would be a little too narrow.
     """
     mean = float(np.concatenate([first, further]).mean())
-    half = (interval(first)[1] - float(first.mean())) * math.sqrt(len(first) / (len(first) + len(further)))
+    half = _half(first) * math.sqrt(len(first) / (len(first) + len(further)))
     return mean - half, mean + half
 
 
 def seeds_for(half: float, first: np.ndarray) -> int:
     """How many seeds in all make `two_stages` as narrow as `half`, by the spread of a first stage (n,), n ≥ 2."""
-    reached = interval(first)[1] - float(first.mean())
-    return max(len(first), math.ceil(len(first) * (reached / half) ** 2))
+    return max(len(first), math.ceil(len(first) * (_half(first) / half) ** 2))
 
 
 def standard_error(values: np.ndarray) -> float:
