@@ -109,7 +109,7 @@ def test_further_seeds_narrow_the_first_contrast_and_judge_nothing(powered):
     assert row["high"] - row["low"] == pytest.approx(2 * half * (30 / 31) ** 0.5)
     assert row["needed"] == math.ceil(30 * (half / 0.2) ** 2)
     pd.testing.assert_frame_equal(arms.primary(records), alone)
-    assert f"points with 31 of {row['needed']} seeds, which judge nothing." in conclusion.answer(records)
+    assert f"points with 31 of {row['needed']} seeds, a narrower interval from two stages" in conclusion.answer(records)
 
 
 def test_there_are_as_many_further_seeds_as_the_spread_of_the_first_says():
@@ -333,7 +333,7 @@ def test_the_conclusion_of_all_runs(powered, tmp_path):
     assert "At G = 16 and at G = 8, accuracy with the paper's rule (`flgc-dup`) is lower than with learned" in text
     assert " points with 30 seeds for +0.0 % multiply-accumulates; not separable." in text
     assert "reaches 0. Of one that is not shown: more seeds, whose interval leaves out 0. Whether the" in text
-    assert "- select − select-random once more, for a narrower interval: +" in text
+    assert "- select − select-random once more: +" in text
     assert "From G = 4 to 16 accuracy changes, in points, with 5 seeds at most, which judges nothing: " in text
     best = r"^- At 2.00 .*: `select`, .*; not separable from it: cluster \S+ \[\S+ \S+\]; lower: .*\.$"
     assert len(re.findall(best, conclusion.use(records), re.MULTILINE)) == 2

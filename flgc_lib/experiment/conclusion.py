@@ -97,8 +97,8 @@ def _evidence(records: Records, judged: list[dict[Any, Any]]) -> Iterator[str]:
         price = f"{row['macs']:+.1f} % multiply-accumulates"
         yield f"{row['arm']} − {row['baseline']}, {row['where']}: {_points(row)} for {price}; {row['verdict']}."
     if row := arms.narrowed(records):
-        stage = f"{bracketed(row)} points with {row['seeds']} of {row['needed']} seeds"
-        yield f"{row['arm']} − {row['baseline']} once more, for a narrower interval: {stage}, which judge nothing."
+        seeds = f"{row['seeds']} of {row['needed']} seeds, a narrower interval from two stages (Stein 1945)"
+        yield f"{row['arm']} − {row['baseline']} once more: {bracketed(row)} points with {seeds}, which judges nothing."
     if falls := frontier.retained(records).to_dict("records"):
         seeds = max(row["seeds"] for row in falls)
         changes = ", ".join(f"{row['arm']} {bracketed(row)}{_paid(row['times'])}" for row in falls)
