@@ -14,7 +14,7 @@ from flgc_lib.experiment import arms, frontier
 from flgc_lib.experiment.analysis import Records, origin_of_copies
 from flgc_lib.experiment.contrasts import bracketed, in_words
 from flgc_lib.experiment.frontier import EQUAL_COST
-from flgc_lib.experiment.grids import JUDGED, PRIMARY_SEEDS, SECONDARY_SEEDS
+from flgc_lib.experiment.grids import JUDGED, PRIMARY_SEEDS, RETAINED, SECONDARY_SEEDS
 from flgc_lib.experiment.statistics import expected_half
 
 _WORDS = {
@@ -100,15 +100,17 @@ def _evidence(records: Records, judged: list[dict[Any, Any]]) -> Iterator[str]:
         seeds = f"{row['seeds']} of {row['needed']} seeds, a narrower interval from two stages (Stein 1945)"
         yield f"{row['arm']} − {row['baseline']} once more: {bracketed(row)} points with {seeds}, which judges nothing."
     if falls := frontier.retained(records).to_dict("records"):
+        most, fewest = RETAINED
         seeds = max(row["seeds"] for row in falls)
-        changes = ", ".join(f"{row['arm']} {bracketed(row)}{_paid(row['times'])}" for row in falls)
+        paid = [_paid(row["times"]) for row in falls]
+        changes = ", ".join(f"{row['arm']} {bracketed(row)}{times}" for row, times in zip(falls, paid, strict=True))
         where = f"in points, with {seeds} seed{'s' * (seeds > 1)} at most, which judges nothing"
-        price = " (the price: multiply-accumulates of `grouped` at G = 16)" if "price" in changes else ""
-        yield f"From G = 4 to 16 accuracy changes, {where}: {changes}{price}."
+        price = f" (the price: multiply-accumulates of `grouped` at G = {most})" if any(paid) else ""
+        yield f"From G = {fewest} to {most} accuracy changes, {where}: {changes}{price}."
 
 
 def _paid(times: float) -> str:
-    """What an arm costs at G = 16, if that is more than `grouped` costs there."""
+    """What an arm costs at the most groups, if that is more than `grouped` costs there."""
     return f" at {times:.1f} times the price" if times > 1 + EQUAL_COST else ""
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from flgc_lib.experiment.analysis import Records
 from flgc_lib.experiment.arms import POWER, Plan, gains, matched, runs_at, said, summary
-from flgc_lib.experiment.grids import JUDGED, RETAINED_SEEDS, SECONDARY_SEEDS, power_arms
+from flgc_lib.experiment.grids import JUDGED, RETAINED, RETAINED_SEEDS, SECONDARY_SEEDS, power_arms
 from flgc_lib.experiment.statistics import holm, interval, p_value
 
 EQUAL_COST = 0.05
@@ -58,16 +58,18 @@ def costs(records: Records, plan: Plan = POWER) -> pd.DataFrame:
 
 
 def retained(records: Records) -> pd.DataFrame:
-    """What an arm's accuracy loses from G = 4 to 16, by seeds that have both, a row an arm, the least loss first.
+    """What arms lose as groups grow in number (`RETAINED`), by seeds that have both, the least loss first.
 
     Returns:
-        Columns arm, seeds; difference (test accuracy at G = 16 − at G = 4, points), low and high (t interval); times,
-        its multiply-accumulates at G = 16 over those of `grouped`: what is retained may have been paid for.
+        A row an arm. Columns arm, seeds; difference (test accuracy, points; below 0 for a loss), low and high (t
+        interval); times, its multiply-accumulates at the most groups over those of `grouped`: what is retained may have
+        been paid for.
     """
     rows = []
-    price = runs_at(records, "grouped", 16, RETAINED_SEEDS)["macs"].mean()
-    for arm in power_arms(16, 0):
-        runs = [runs_at(records, arm, groups, RETAINED_SEEDS) for groups in (16, 4)]
+    most = RETAINED[0]
+    price = runs_at(records, "grouped", most, RETAINED_SEEDS)["macs"].mean()
+    for arm in power_arms(most, 0):
+        runs = [runs_at(records, arm, groups, RETAINED_SEEDS) for groups in RETAINED]
         if arm != "dense" and len(pairs := matched(*runs)):
             rows.append({"arm": arm, **summary(gains(pairs)), "times": pairs["macs_x"].mean() / price})
     return pd.DataFrame(rows).sort_values("difference", ascending=False, ignore_index=True) if rows else pd.DataFrame()

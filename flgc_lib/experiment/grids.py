@@ -62,13 +62,15 @@ PRIMARY: tuple[Method, Method] = ("select", "select-random")
 PRIMARY_SEEDS = (*range(28), 29, 30)
 SECONDARY_SEEDS = (0, 1, *range(20, 28))
 RETAINED_SEEDS = (0, *range(31, 35))
-"""Seeds of the primary contrasts of `power`, of the others, and of what arms retain from G = 4 to 16."""
+"""Seeds of the primary contrasts of `power`, of the others, and of what arms retain (`RETAINED`)."""
 FURTHER_SEEDS = range(31, 54)
 """Seeds of a second stage, which makes the interval of the first primary contrast as narrow as `AIM`."""
 AIM = 0.2
 """Half of that interval, points."""
 JUDGED = (16, 8)
 """Numbers of groups at which the arms of `power` are compared."""
+RETAINED = (16, 4)
+"""Numbers of groups between which it is told what an arm retains."""
 _THIN = {16: 19, 8: 25, 4: 33}
 _THIN_RESNET20 = {8: 6, 4: 8}
 """Stem channels of the dense net that costs as many multiply-accumulates as `grouped` does at G."""
@@ -175,7 +177,7 @@ def power() -> list[Settings]:
     """Many seeds of few arms: all arms, the primary contrasts, fewer groups, then more seeds of the first contrast."""
     runs = [arm for seed, g in product(SECONDARY_SEEDS, JUDGED) for arm in power_arms(g, seed).values()]
     runs += [power_arms(g, seed)[arm] for seed, g, arm in product(PRIMARY_SEEDS, JUDGED, (*PRIMARY, "cluster"))]
-    for seed, groups in product(RETAINED_SEEDS, (16, 4)):
+    for seed, groups in product(RETAINED_SEEDS, RETAINED):
         runs += [arm for name, arm in power_arms(groups, seed).items() if name != "dense"]
     runs += [power_arms(g, seed)[arm] for seed, g, arm in product(FURTHER_SEEDS, JUDGED, PRIMARY)]
     return _once(runs)
