@@ -107,9 +107,12 @@ def test_further_seeds_narrow_the_first_contrast_and_judge_nothing(powered):
     assert (row["seeds"], row["difference"]) == (31, pytest.approx(points.mean())), "32 lacks G = 8"
     half = (alone["high"] - alone["low"]).item() / 2
     assert row["high"] - row["low"] == pytest.approx(2 * half * (30 / 31) ** 0.5)
+    assert row["alone"]["seeds"] == 1
+    assert row["alone"]["difference"] == pytest.approx(100 * 6 / 16)
     assert row["needed"] == math.ceil(30 * (half / 0.2) ** 2)
     pd.testing.assert_frame_equal(arms.primary(records), alone)
     assert f"points with 31 of {row['needed']} seeds, a narrower interval from two stages" in conclusion.answer(records)
+    assert "judges nothing; the 1 further ones alone: +37.50." in conclusion.answer(records)
 
 
 def test_there_are_as_many_further_seeds_as_the_spread_of_the_first_says():
@@ -151,6 +154,17 @@ def test_the_second_contrast_is_not_judged_before_the_first(powered):
     assert arms.primary(records)["verdict"].tolist() == waiting
 
 
+def test_random_groups_that_leave_no_channel_out_are_shown_beside_and_not_claimed(powered):
+    for groups in JUDGED:
+        drawn = {seed: 12 + seed % 2 for seed in SECONDARY_SEEDS}
+        records = powered({"select": dict.fromkeys(PRIMARY_SEEDS, 8), "equal, soft start": drawn}, groups=groups)
+    (row,) = arms.primary(records).to_dict("records")
+    assert (row["seeds"], row["verdict"]) == (10, arms.BESIDE)
+    text = conclusion.answer(records)
+    assert "**Claim.** None: no two arms" in text
+    assert "- select − equal, soft start, over G = 16 and 8: -2" in text
+
+
 @pytest.mark.parametrize(("hits", "verdict"), [(None, "open"), (14, "open"), (15, "higher")])
 def test_resnet20_is_judged_if_its_dense_net_is_what_it_should_be(powered, hits, verdict):
     """87.5 % are too few, 93.75 % enough."""
@@ -174,6 +188,7 @@ def test_differences_by_hand(powered):
         [points.mean(), points.mean() - half, points.mean() + half]
     )
     assert row["loss"] == pytest.approx(-points.mean() / 100)
+    assert row["detectable"] == pytest.approx(half * (1 + 1.0606602 / 4.302653))
     of_image = np.zeros(16)  # a third for each seed in which only flgc-dup is right
     of_image[[8, 9]] += 1 / 3
     of_image[[10, 11, 12]] += 1 / 3
@@ -247,14 +262,15 @@ def test_the_thin_dense_net_costs_as_nearly_as_whole_channels_can_what_grouped_c
 
 
 def test_what_is_retained_as_groups_grow_in_number(powered):
+    """By the seed that both arms have; 1 is none of those that are retained's."""
     powered({"equal": {0: 12, 31: 12, 32: 16, 1: 9}, "flgc": {0: 12}}, groups=4)
     table = frontier.retained(powered({"equal": {0: 10, 31: 11, 1: 10}, "flgc": {0: 12}, "select": {0: 1}}))
-    assert table[["arm", "seeds", "difference"]].values.tolist() == [["flgc", 1, 0], ["equal", 2, -100 * 1.5 / 16]]
+    assert table[["arm", "seeds", "difference"]].values.tolist() == [["flgc", 1, 0], ["equal", 1, -100 * 2 / 16]]
     assert table["times"].isna().all()
     records = powered({"grouped": {0: 9}, "flgc": {0: 12}}, macs={"grouped": 1_000_000, "flgc": 2_500_000})
     assert frontier.retained(records).set_index("arm")["times"].to_dict() == {"flgc": 2.5, "equal": 2}
     text = conclusion.answer(records)
-    assert "flgc +0.00 at 2.5 times the price, equal -9.38 [" in text
+    assert "flgc +0.00 at 2.5 times the price, equal -12.50 at 2.0 times" in text
     assert " at 2.0 times the price (the price: multiply-accumulates of `grouped` at G = 16)." in text
 
 
@@ -332,11 +348,14 @@ def test_the_conclusion_of_all_runs(powered, tmp_path):
     )
     assert "At G = 16 and at G = 8, accuracy with the paper's rule (`flgc-dup`) is lower than with learned" in text
     assert " points with 30 seeds for +0.0 % multiply-accumulates; not separable." in text
-    assert "reaches 0. Of one that is not shown: more seeds, whose interval leaves out 0. Whether the" in text
+    assert "reaches 0. Of one that is not shown: as many further seeds as are set beforehand, by a test" in text
     assert "- select − select-random once more: +" in text
-    assert "From G = 4 to 16 accuracy changes, in points, with 5 seeds at most, which judges nothing: " in text
+    assert "From G = 4 to 16 accuracy changes, in points, with 5 seeds, which judges nothing: " in text
     best = r"^- At 2.00 .*: `select`, .*; not separable from it: cluster \S+ \[\S+ \S+\]; lower: .*\.$"
     assert len(re.findall(best, conclusion.use(records), re.MULTILINE)) == 2
+    rule = "with G = 16 53.12 % for 2.00 million, where `select` with G = 16 has 78.12 %; with G = 8 53.12 % for"
+    assert rule in conclusion.use(records)
+    assert "corrected for all 132 pairs of arms of one cost" in conclusion.use(records)
     document = tmp_path / "page.md"
     document.write_text("<!-- differences: power -->\n<!-- /differences -->\n", encoding="utf-8")
     (first,) = [row for row in filled(document, tmp_path).splitlines() if row.startswith("| select − select-random |")]

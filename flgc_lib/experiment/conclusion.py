@@ -4,9 +4,10 @@ The records decide every sentence, and none claims more than the interval that i
 `arms`, written down before their runs; what arms retain, and which to use at one cost, came later, and says so.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from itertools import groupby
+from itertools import groupby, starmap
 from operator import itemgetter
 from typing import Any
 
@@ -17,13 +18,14 @@ from flgc_lib.experiment.frontier import EQUAL_COST
 from flgc_lib.experiment.grids import JUDGED, PRIMARY_SEEDS, RETAINED, SECONDARY_SEEDS
 from flgc_lib.experiment.statistics import expected_half
 
+_LEARNED_RULE = "flgc-dup, soft start"
 _WORDS = {
     "select": "groups that read, and share, the channels which training has made most important to them (`select`)",
-    "select-random": "groups that read random channels, as many of them shared (`select-random`)",
+    "select-random": "groups that read random channels, as many of them shared, and read by none (`select-random`)",
     "cluster": "groups from the weights that share no channel, and leave none out (`cluster`)",
     "flgc-dup": "the paper's rule (`flgc-dup`)",
     "flgc": "learned groups without it (`flgc`)",
-    "flgc-dup, soft start": "the paper's rule where S has learned (`flgc-dup`, soft start)",
+    _LEARNED_RULE: "the paper's rule where S has learned (`flgc-dup`, soft start)",
     "flgc-randdup, soft start": "about as many random copies (`flgc-randdup`, soft start)",
 }
 _BOTH = " and ".join(map(str, JUDGED))
@@ -38,10 +40,13 @@ def answer(records: Records) -> str:
 def use(records: Records) -> str:
     """What to use at a number of multiply-accumulates: a line each, then how sure that is."""
     ranked = frontier.equally_cheap(records).to_dict("records")
-    lines = [_at_one_cost(groups, list(rows)) for groups, rows in groupby(ranked, key=itemgetter("groups"))]
+    at_cost = {groups: list(rows) for groups, rows in groupby(ranked, key=itemgetter("groups"))}
+    lines = [*starmap(_at_one_cost, at_cost.items()), *_rule_at_its_cost(records)]
+    pairs = sum(math.comb(len(rows), 2) for rows in at_cost.values())
     sure = (
-        "The verdicts are corrected for all pairs of arms of one cost, in a comparison that was added while `power` "
-        "ran: 5 % false alarms in all. In brackets: points from the best, and 95 % t intervals, each by itself."
+        f"The verdicts are corrected for all {pairs} pairs of arms of one cost, in a comparison that was added while "
+        "`power` ran: 5 % false alarms in all. In brackets: points from the best, and 95 % t intervals, each by itself "
+        "and without regard to the best being the best of these very seeds, which flatters it."
     )
     return "\n".join([*lines, "", sure]) if lines else ""
 
@@ -62,6 +67,23 @@ def _at_one_cost(groups: int, rows: list[dict[Any, Any]]) -> str:
     return f"{sentence}."
 
 
+def _rule_at_its_cost(records: Records) -> Iterator[str]:
+    """What else the multiply-accumulates of the paper's rule buy where S has learned; it judges nothing."""
+    table = frontier.costs(records)
+    found = []
+    for row in table[(table["arm"] == _LEARNED_RULE) & table["groups"].isin(JUDGED)].to_dict("records"):
+        cheap = table[table["mega_macs"] <= row["mega_macs"] * (1 + EQUAL_COST)]
+        best = cheap.loc[cheap["accuracy"].idxmax()]
+        other = f"`{best['arm']}` with G = {best['groups']} has {best['accuracy']:.2f} %"
+        if best["arm"] == _LEARNED_RULE:
+            other = "nothing as cheap has more"
+        found.append(
+            f"with G = {row['groups']} {row['accuracy']:.2f} % for {row['mega_macs']:.2f} million, where {other}"
+        )
+    if found:
+        yield f"- The paper's rule where S has learned: {'; '.join(found)}. Seeds differ, and nothing is judged."
+
+
 def _judged(records: Records) -> Iterator[dict[Any, Any]]:
     """The primary contrasts and those about the paper's rule, as rows of `arms`, and where they hold."""
     for row in arms.primary(records).to_dict("records"):
@@ -75,6 +97,8 @@ def _claim(judged: Iterable[dict[Any, Any]]) -> str:
     """A sentence for each contrast and verdict, wherever it holds."""
     places: dict[tuple[str, str, str], list[str]] = {}
     for row in judged:
+        if row["verdict"] == arms.BESIDE:
+            continue
         places.setdefault((row["arm"], row["baseline"], row["verdict"]), []).append(row["where"])
     sentences = (_sentence(*contrast, " and ".join(where)) for contrast, where in places.items())
     return " ".join(sentences) or "None: no two arms that the question is about are both recorded."
@@ -92,19 +116,22 @@ def _sentence(arm: str, baseline: str, verdict: str, where: str) -> str:
 
 
 def _evidence(records: Records, judged: list[dict[Any, Any]]) -> Iterator[str]:
-    """A sentence a contrast, then its narrower interval and what is retained as groups grow in number."""
+    """A sentence a contrast, then the first one's narrower interval and what is retained as groups grow in number."""
     for row in judged:
         price = f"{row['macs']:+.1f} % multiply-accumulates"
         yield f"{row['arm']} − {row['baseline']}, {row['where']}: {_points(row)} for {price}; {row['verdict']}."
     if row := arms.narrowed(records):
         seeds = f"{row['seeds']} of {row['needed']} seeds, a narrower interval from two stages (Stein 1945)"
-        yield f"{row['arm']} − {row['baseline']} once more: {bracketed(row)} points with {seeds}, which judges nothing."
+        yield (
+            f"{row['arm']} − {row['baseline']} once more: {bracketed(row)} points with {seeds}, which judges nothing; "
+            f"the {row['alone']['seeds']} further ones alone: {bracketed(row['alone'])}."
+        )
     if falls := frontier.retained(records).to_dict("records"):
         most, fewest = RETAINED
-        seeds = max(row["seeds"] for row in falls)
+        seeds = falls[0]["seeds"]
         paid = [_paid(row["times"]) for row in falls]
         changes = ", ".join(f"{row['arm']} {bracketed(row)}{times}" for row, times in zip(falls, paid, strict=True))
-        where = f"in points, with {seeds} seed{'s' * (seeds > 1)} at most, which judges nothing"
+        where = f"in points, with {seeds} seed{'s' * (seeds > 1)}, which judges nothing"
         price = f" (the price: multiply-accumulates of `grouped` at G = {most})" if any(paid) else ""
         yield f"From G = {fewest} to {most} accuracy changes, {where}: {changes}{price}."
 
@@ -124,7 +151,7 @@ def _refutation(judged: list[dict[Any, Any]]) -> Iterator[str]:
     if verdicts & {"higher", "lower"}:
         yield "Of a difference that is shown: as many other seeds, whose interval of the same contrast reaches 0."
     if "not separable" in verdicts:
-        yield "Of one that is not shown: more seeds, whose interval leaves out 0."
+        yield "Of one that is not shown: as many further seeds as are set beforehand, by a test corrected as here."
     if any(verdict.startswith("open") for verdict in verdicts):
         yield "What is open claims nothing yet."
     yield (
@@ -149,7 +176,13 @@ def _confidence(records: Records, judged: list[dict[Any, Any]]) -> Iterator[str]
             seeds, planned = row["seeds"], len(PRIMARY_SEEDS)
             half = expected_half((row["high"] - row["low"]) / 2, seeds, planned)
             yield f"With a spread as that of its {seeds} seeds so far, {planned} give ± {half:.2f} points."
-    for arm in ("flgc-dup", "flgc-dup, soft start"):
+    unseen = [row["detectable"] for row in judged if row["verdict"] == "not separable" and "detectable" in row]
+    if unseen:
+        yield (
+            f"What is not separable may still be there: even without the correction, {min(unseen):.2f} to "
+            f"{max(unseen):.2f} points are what these seeds show in 80 % of such experiments."
+        )
+    for arm in ("flgc-dup", _LEARNED_RULE):
         copies = origin_of_copies(replace(records, runs=arms.runs_of(records, arm)))
         if len(copies):
             at_start = 100 * copies["at_start"].sum() / copies["copies"].sum()

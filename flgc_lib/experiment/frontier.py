@@ -36,18 +36,13 @@ def costs(records: Records, plan: Plan = POWER) -> pd.DataFrame:
     for groups in plan.groups:
         seeds = plan.seeds if groups in plan.judged else RETAINED_SEEDS
         arms = [arm for arm in plan.arms(groups, 0) if arm != "dense" or not rows]  # dense is one net for every G
-        every = {arm: runs_at(records, arm, groups, seeds, plan) for arm in arms}
-        there = {arm: runs for arm, runs in every.items() if len(runs)}
-        common = set.intersection(*(set(runs["seed"]) for runs in there.values())) if there else set()
-        for arm, of_arm in there.items():
-            runs = of_arm[of_arm["seed"].isin(common)]
-            if len(runs):
-                accuracy = 100 * runs["test_accuracy"].to_numpy(dtype=float)
-                low, high = interval(accuracy)
-                macs = runs["macs"].mean() / 1e6
-                method = runs["method"].iloc[0]
-                g = 1 if arm == "dense" else groups
-                rows.append([arm, method, g, len(runs), accuracy.mean(), low, high, macs])
+        for arm, runs in _of_common_seeds({arm: runs_at(records, arm, groups, seeds, plan) for arm in arms}).items():
+            accuracy = 100 * runs["test_accuracy"].to_numpy(dtype=float)
+            low, high = interval(accuracy)
+            macs = runs["macs"].mean() / 1e6
+            method = runs["method"].iloc[0]
+            g = 1 if arm == "dense" else groups
+            rows.append([arm, method, g, len(runs), accuracy.mean(), low, high, macs])
     table = pd.DataFrame(rows, columns=["arm", "method", "groups", "seeds", "accuracy", "low", "high", "mega_macs"])
     table = table.sort_values(["mega_macs", "accuracy"], ascending=[True, False], ignore_index=True)
     reached = [
@@ -58,21 +53,29 @@ def costs(records: Records, plan: Plan = POWER) -> pd.DataFrame:
 
 
 def retained(records: Records) -> pd.DataFrame:
-    """What arms lose as groups grow in number (`RETAINED`), by seeds that have both, the least loss first.
+    """What arms lose as groups grow in number (`RETAINED`), the least loss first, by the seeds that all have.
 
     Returns:
         A row an arm. Columns arm, seeds; difference (test accuracy, points; below 0 for a loss), low and high (t
         interval); times, its multiply-accumulates at the most groups over those of `grouped`: what is retained may have
         been paid for.
     """
-    rows = []
     most = RETAINED[0]
     price = runs_at(records, "grouped", most, RETAINED_SEEDS)["macs"].mean()
-    for arm in power_arms(most, 0):
-        runs = [runs_at(records, arm, groups, RETAINED_SEEDS) for groups in RETAINED]
-        if arm != "dense" and len(pairs := matched(*runs)):
-            rows.append({"arm": arm, **summary(gains(pairs)), "times": pairs["macs_x"].mean() / price})
+    arms = [arm for arm in power_arms(most, 0) if arm != "dense"]
+    every = {arm: matched(*(runs_at(records, arm, groups, RETAINED_SEEDS) for groups in RETAINED)) for arm in arms}
+    rows = [
+        {"arm": arm, **summary(gains(pairs)), "times": pairs["macs_x"].mean() / price}
+        for arm, pairs in _of_common_seeds(every).items()
+    ]
     return pd.DataFrame(rows).sort_values("difference", ascending=False, ignore_index=True) if rows else pd.DataFrame()
+
+
+def _of_common_seeds(every: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Of the arms that have rows those of the seeds that all of them have: no arm is ahead by its seeds."""
+    there = {arm: rows for arm, rows in every.items() if len(rows)}
+    common = set.intersection(*(set(rows["seed"]) for rows in there.values())) if there else set()
+    return {arm: rows[rows["seed"].isin(common)] for arm, rows in there.items() if common}
 
 
 def equally_cheap(records: Records) -> pd.DataFrame:

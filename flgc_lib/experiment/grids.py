@@ -197,7 +197,7 @@ def resnet20() -> list[Settings]:
 def resnet20_arms(groups: int, seed: int) -> dict[str, Settings]:
     """Those arms of `power` that are run with ResNet-20, the primary ones first."""
     arms = _arms(replace(_RESNET20, groups=groups, seed=seed), _THIN_RESNET20[groups])
-    names = (*PRIMARY, "dense", "thin dense", "grouped", "shuffle", "cluster", "flgc", "flgc-dup")
+    names = (*PRIMARY, "dense", "thin dense", "grouped", "shuffle", "cluster", "equal, soft start", "flgc", "flgc-dup")
     return {name: arms[name] for name in names}
 
 
