@@ -111,8 +111,8 @@ def test_further_seeds_narrow_the_first_contrast_and_judge_nothing(powered):
     assert row["alone"]["difference"] == pytest.approx(100 * 6 / 16)
     assert row["needed"] == math.ceil(30 * (half / 0.2) ** 2)
     pd.testing.assert_frame_equal(arms.primary(records), alone)
-    assert f"points with 31 of {row['needed']} seeds, a narrower interval from two stages" in conclusion.answer(records)
-    assert "judges nothing; the 1 further ones alone: +37.50." in conclusion.answer(records)
+    assert f"points with 31 of {row['needed']} seeds in two stages (Stein 1945), which judges nothing" in conclusion.answer(records)
+    assert "judges nothing; +37.50 by the 1 of the second alone." in conclusion.answer(records)
 
 
 def test_there_are_as_many_further_seeds_as_the_spread_of_the_first_says():
@@ -343,9 +343,7 @@ def test_the_conclusion_of_all_runs(powered, tmp_path):
     assert len(records.runs) == records.planned
     text = conclusion.answer(records)
     assert "most important to them (`select`) is higher than with groups that read random channels" in text
-    assert (
-        "no difference is shown between accuracy with groups that read, and share, the channels which training" in text
-    )
+    assert "no difference is shown between accuracy with `select` and with groups from the weights" in text
     assert "At G = 16 and at G = 8, accuracy with the paper's rule (`flgc-dup`) is lower than with learned" in text
     assert " points with 30 seeds for +0.0 % multiply-accumulates; not separable." in text
     assert "reaches 0. Of one that is not shown: as many further seeds as are set beforehand, by a test" in text

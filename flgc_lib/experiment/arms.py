@@ -66,7 +66,7 @@ class Plan:
 
 
 NOT_ABOVE = "not judged: the contrast before it is not above 0"
-BESIDE = "not judged: random groups that leave no channel out, on the same schedule"
+BESIDE = "not judged: random groups that leave no channel out"
 _GROUPED = ("grouped", "shuffle", "equal", "equal, soft start", "cluster", "flgc", "flgc-dup")
 _SECONDARY: tuple[Contrast, ...] = (
     ("flgc-dup", "flgc"),

@@ -21,7 +21,7 @@ from flgc_lib.experiment.statistics import expected_half
 _LEARNED_RULE = "flgc-dup, soft start"
 _WORDS = {
     "select": "groups that read, and share, the channels which training has made most important to them (`select`)",
-    "select-random": "groups that read random channels, as many of them shared, and read by none (`select-random`)",
+    "select-random": "groups that read random channels, as many shared and as many unread (`select-random`)",
     "cluster": "groups from the weights that share no channel, and leave none out (`cluster`)",
     "flgc-dup": "the paper's rule (`flgc-dup`)",
     "flgc": "learned groups without it (`flgc`)",
@@ -45,8 +45,8 @@ def use(records: Records) -> str:
     pairs = sum(math.comb(len(rows), 2) for rows in at_cost.values())
     sure = (
         f"The verdicts are corrected for all {pairs} pairs of arms of one cost, in a comparison that was added while "
-        "`power` ran: 5 % false alarms in all. In brackets: points from the best, and 95 % t intervals, each by itself "
-        "and without regard to the best being the best of these very seeds, which flatters it."
+        "`power` ran: 5 % false alarms in all. In brackets: points from the best, whose being the best of these very "
+        "seeds flatters it, and 95 % t intervals, each by itself."
     )
     return "\n".join([*lines, "", sure]) if lines else ""
 
@@ -100,12 +100,16 @@ def _claim(judged: Iterable[dict[Any, Any]]) -> str:
         if row["verdict"] == arms.BESIDE:
             continue
         places.setdefault((row["arm"], row["baseline"], row["verdict"]), []).append(row["where"])
-    sentences = (_sentence(*contrast, " and ".join(where)) for contrast, where in places.items())
+    said: dict[str, str] = {}  # an arm is described where it is named first
+    sentences = []
+    for (arm, baseline, verdict), where in places.items():
+        ours, theirs = (said.get(one, _WORDS[one]) for one in (arm, baseline))
+        said |= {one: f"`{one}`" for one in (arm, baseline)}
+        sentences.append(_sentence(ours, theirs, verdict, " and ".join(where)))
     return " ".join(sentences) or "None: no two arms that the question is about are both recorded."
 
 
-def _sentence(arm: str, baseline: str, verdict: str, where: str) -> str:
-    ours, theirs = _WORDS[arm], _WORDS[baseline]
+def _sentence(ours: str, theirs: str, verdict: str, where: str) -> str:
     if verdict in ("higher", "lower"):
         sentence = f"{where}, accuracy with {ours} is {verdict} than with {theirs}."
     elif verdict == "not separable":
@@ -121,11 +125,9 @@ def _evidence(records: Records, judged: list[dict[Any, Any]]) -> Iterator[str]:
         price = f"{row['macs']:+.1f} % multiply-accumulates"
         yield f"{row['arm']} − {row['baseline']}, {row['where']}: {_points(row)} for {price}; {row['verdict']}."
     if row := arms.narrowed(records):
-        seeds = f"{row['seeds']} of {row['needed']} seeds, a narrower interval from two stages (Stein 1945)"
-        yield (
-            f"{row['arm']} − {row['baseline']} once more: {bracketed(row)} points with {seeds}, which judges nothing; "
-            f"the {row['alone']['seeds']} further ones alone: {bracketed(row['alone'])}."
-        )
+        stages = f"{row['seeds']} of {row['needed']} seeds in two stages (Stein 1945), which judges nothing"
+        alone = f"{bracketed(row['alone'])} by the {row['alone']['seeds']} of the second alone"
+        yield f"{row['arm']} − {row['baseline']} once more: {bracketed(row)} points with {stages}; {alone}."
     if falls := frontier.retained(records).to_dict("records"):
         most, fewest = RETAINED
         seeds = falls[0]["seeds"]
@@ -179,16 +181,17 @@ def _confidence(records: Records, judged: list[dict[Any, Any]]) -> Iterator[str]
     unseen = [row["detectable"] for row in judged if row["verdict"] == "not separable" and "detectable" in row]
     if unseen:
         yield (
-            f"What is not separable may still be there: even without the correction, {min(unseen):.2f} to "
-            f"{max(unseen):.2f} points are what these seeds show in 80 % of such experiments."
+            f"What is not separable may be there: even uncorrected, these seeds show {min(unseen):.2f} to "
+            f"{max(unseen):.2f} points in 80 % of such experiments, and smaller ones less often."
         )
+    moved = []
     for arm in ("flgc-dup", _LEARNED_RULE):
         copies = origin_of_copies(replace(records, runs=arms.runs_of(records, arm)))
         if len(copies):
             at_start = 100 * copies["at_start"].sum() / copies["copies"].sum()
-            yield (
-                f"S of {arm} correlates with its random start by {copies['correlation'].median():.3f} (median over "
-                f"layers and runs), and {at_start:.0f} % of its copies are there before training."
-            )
+            correlation = f"{copies['correlation'].median():.3f} in {arm}"
+            moved.append(f"by {correlation}, {at_start:.0f} % of whose copies are there before training")
+    if moved:
+        yield f"S correlates with its random start (median over layers and runs) {', and '.join(moved)}."
     images = " and ".join(f"`{name}`" for name in sorted(records.runs["data"].unique()))
     yield f"All of it holds for one small net, a short training and the images of {images}."
