@@ -352,6 +352,7 @@ def test_the_conclusion_of_all_runs(powered, tmp_path):
     assert "From G = 4 to 16 accuracy changes, in points, with 5 seeds, which judges nothing: " in text
     best = r"^- At 2.00 .*: `select`, .*; not separable from it: cluster \S+ \[\S+ \S+\]; lower: .*\.$"
     assert len(re.findall(best, conclusion.use(records), re.MULTILINE)) == 2
+    assert "What is not separable may be there: even uncorrected, these seeds show " in text
     rule = "with G = 16 53.12 % for 2.00 million, where `select` with G = 16 has 78.12 %; with G = 8 53.12 % for"
     assert rule in conclusion.use(records)
     assert "corrected for all 132 pairs of arms of one cost" in conclusion.use(records)

@@ -3,7 +3,6 @@
 Source: the protocol, data/results/README.md, sections "Power" and "Premise".
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -93,9 +92,9 @@ def primary(records: Records, plan: Plan = POWER) -> pd.DataFrame:
 
     Returns:
         Columns arm, baseline, seeds; difference (test accuracy, points), low and high (t interval), images (half of an
-        interval from the choice of the test images alone), macs (what the arm costs more, %), p, and verdict: nothing
-        is judged before all seeds are there, and the second contrast only if the first is above 0: together they keep
-        a false alarm rate of 5 %.
+        interval from the choice of the test images alone), detectable (the true difference that 80 % of such
+        experiments show, points), macs (what the arm costs more, %), p, and verdict: nothing is judged before all seeds
+        are there, and the second contrast only if the first is above 0: together they keep a false alarm rate of 5 %.
     """
     arm, control = PRIMARY
     rows: list[dict[str, Any]] = []
@@ -103,9 +102,7 @@ def primary(records: Records, plan: Plan = POWER) -> pd.DataFrame:
         both = _at_every_g(records, (arm, baseline), plan.seeds, plan)
         points = _of_seeds(both)
         if len(points):
-            images = _image_noise(records, both)
-            costs = {"images": images, "macs": _extra_macs(both)}
-            row = {"arm": arm, "baseline": baseline, **summary(points), **costs, "p": p_value(points)}
+            row = {"arm": arm, "baseline": baseline, **_compared(records, both, points)}
             rows.append(row | {"verdict": said(row, plan.seeds)})
     table = pd.DataFrame(rows)
     if len(table):
@@ -134,9 +131,10 @@ def narrowed(records: Records) -> dict[str, Any]:
     if len(first) < len(PRIMARY_SEEDS) or not len(further):
         return {}
     low, high = two_stages(first, further)
-    row: dict[str, Any] = dict(zip(("arm", "baseline"), PRIMARY, strict=True))
-    row |= {"seeds": len(first) + len(further), "needed": seeds_for(AIM, first)}
-    return row | {"difference": (low + high) / 2, "low": low, "high": high, "alone": summary(further)}
+    arm, baseline = PRIMARY
+    seeds = {"seeds": len(first) + len(further), "needed": seeds_for(AIM, first)}
+    mean = {"difference": (low + high) / 2, "low": low, "high": high}
+    return {"arm": arm, "baseline": baseline, **seeds, **mean, "alone": summary(further)}
 
 
 def _at_every_g(records: Records, contrast: Contrast, seeds: Sequence[int], plan: Plan = POWER) -> pd.DataFrame:
@@ -177,18 +175,13 @@ def differences(records: Records, plan: Plan = POWER) -> pd.DataFrame:
             pairs = matched(*(runs_at(records, name, groups, SECONDARY_SEEDS, plan) for name in (arm, baseline)))
             if pairs.empty:
                 continue
-            points = gains(pairs)
             rows.append(
                 {
                     "arm": arm,
                     "baseline": baseline,
                     "groups": groups,
-                    **summary(points),
-                    "images": _image_noise(records, pairs),
-                    "detectable": detectable(points) if len(points) > 1 else math.nan,
-                    "macs": _extra_macs(pairs),
+                    **_compared(records, pairs, gains(pairs)),
                     "loss": float((pairs["test_loss_x"] - pairs["test_loss_y"]).mean()),
-                    "p": p_value(points),
                 }
             )
     missing = len(plan.secondary) * len(plan.judged) - len(rows)
@@ -271,6 +264,17 @@ def gains(pairs: pd.DataFrame) -> np.ndarray:
 def _extra_macs(pairs: pd.DataFrame) -> float:
     """By how many % the first runs of the pairs cost more multiply-accumulates than the second, on average."""
     return float(100 * (pairs["macs_x"] / pairs["macs_y"] - 1).mean())
+
+
+def _compared(records: Records, pairs: pd.DataFrame, points: np.ndarray) -> dict[str, Any]:
+    """What a row of `primary` and of `differences` says of its pairs, whose differences by seed are points (n,)."""
+    return {
+        **summary(points),
+        "images": _image_noise(records, pairs),
+        "detectable": detectable(points),
+        "macs": _extra_macs(pairs),
+        "p": p_value(points),
+    }
 
 
 def summary(points: np.ndarray) -> dict[str, Any]:

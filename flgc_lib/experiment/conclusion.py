@@ -72,8 +72,7 @@ def _rule_at_its_cost(records: Records) -> Iterator[str]:
     table = frontier.costs(records)
     found = []
     for row in table[(table["arm"] == _LEARNED_RULE) & table["groups"].isin(JUDGED)].to_dict("records"):
-        cheap = table[table["mega_macs"] <= row["mega_macs"] * (1 + EQUAL_COST)]
-        best = cheap.loc[cheap["accuracy"].idxmax()]
+        best = frontier.as_cheap(table, row["mega_macs"]).nlargest(1, "accuracy").iloc[0]
         other = f"`{best['arm']}` with G = {best['groups']} has {best['accuracy']:.2f} %"
         if best["arm"] == _LEARNED_RULE:
             other = "nothing as cheap has more"
@@ -100,11 +99,11 @@ def _claim(judged: Iterable[dict[Any, Any]]) -> str:
         if row["verdict"] == arms.BESIDE:
             continue
         places.setdefault((row["arm"], row["baseline"], row["verdict"]), []).append(row["where"])
-    said: dict[str, str] = {}  # an arm is described where it is named first
+    named: set[str] = set()  # an arm is described where it is named first
     sentences = []
     for (arm, baseline, verdict), where in places.items():
-        ours, theirs = (said.get(one, _WORDS[one]) for one in (arm, baseline))
-        said |= {one: f"`{one}`" for one in (arm, baseline)}
+        ours, theirs = (f"`{one}`" if one in named else _WORDS[one] for one in (arm, baseline))
+        named |= {arm, baseline}
         sentences.append(_sentence(ours, theirs, verdict, " and ".join(where)))
     return " ".join(sentences) or "None: no two arms that the question is about are both recorded."
 
@@ -178,7 +177,7 @@ def _confidence(records: Records, judged: list[dict[Any, Any]]) -> Iterator[str]
             seeds, planned = row["seeds"], len(PRIMARY_SEEDS)
             half = expected_half((row["high"] - row["low"]) / 2, seeds, planned)
             yield f"With a spread as that of its {seeds} seeds so far, {planned} give ± {half:.2f} points."
-    unseen = [row["detectable"] for row in judged if row["verdict"] == "not separable" and "detectable" in row]
+    unseen = [row["detectable"] for row in judged if row["verdict"] == "not separable"]
     if unseen:
         yield (
             f"What is not separable may be there: even uncorrected, these seeds show {min(unseen):.2f} to "

@@ -45,11 +45,14 @@ def costs(records: Records, plan: Plan = POWER) -> pd.DataFrame:
             rows.append([arm, method, g, len(runs), accuracy.mean(), low, high, macs])
     table = pd.DataFrame(rows, columns=["arm", "method", "groups", "seeds", "accuracy", "low", "high", "mega_macs"])
     table = table.sort_values(["mega_macs", "accuracy"], ascending=[True, False], ignore_index=True)
-    reached = [
-        table.loc[table["mega_macs"] <= cost * (1 + EQUAL_COST), "accuracy"].max() for cost in table["mega_macs"]
-    ]
+    reached = [as_cheap(table, cost)["accuracy"].max() for cost in table["mega_macs"]]
     planned = {run.id for groups in plan.groups for run in plan.arms(groups, 0).values()}  # dense once
     return table.assign(frontier=(table["accuracy"] == reached) & (len(table) == len(planned)))
+
+
+def as_cheap(table: pd.DataFrame, mega_macs: float) -> pd.DataFrame:
+    """The rows of `costs` that cost the same (`EQUAL_COST`) or less."""
+    return table[table["mega_macs"] <= mega_macs * (1 + EQUAL_COST)]
 
 
 def retained(records: Records) -> pd.DataFrame:

@@ -73,7 +73,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def detectable(values: np.ndarray) -> float:
-    """The true difference that as many seeds, with a spread as that of values (n,), show in 80 % of the experiments."""
+    """The true difference that as many seeds, with a spread as that of values (n,), show in 80 % of the experiments.
+
+    Infinite for a single value, which shows none.
+    """
+    if len(values) < 2:
+        return math.inf
     freedom = len(values) - 1
     quantiles = stats.t.ppf([1 - LEVEL / 2, POWER], freedom)
     return float(quantiles.sum()) * standard_error(values)
