@@ -101,19 +101,28 @@ def test_further_seeds_narrow_the_first_contrast_and_judge_nothing(powered):
     assert arms.narrowed(records) == {}
     alone = arms.primary(records)
     powered({"select": {31: 15, 32: 15}, "select-random": {31: 8, 32: 8}})
-    records = powered({"select": {31: 13}, "select-random": {31: 8}}, groups=8)
+    powered({"select": {31: 13}, "select-random": {31: 8}}, groups=8)
+    records = powered({"select": {33: 10}, "select-random": {33: 8}})
+    assert arms.narrowed(records) == {}, "one further seed has no spread"
+    records = powered({"select": {33: 12}, "select-random": {33: 8}}, groups=8)
     row = arms.narrowed(records)
-    points = 100 * np.array([hits - 8 for hits in first.values()] + [6]) / 16
-    assert (row["seeds"], row["difference"]) == (31, pytest.approx(points.mean())), "32 lacks G = 8"
+    points = 100 * np.array([hits - 8 for hits in first.values()] + [6, 3]) / 16
+    assert (row["seeds"], row["difference"]) == (32, pytest.approx(points.mean())), "32 lacks G = 8"
     half = (alone["high"] - alone["low"]).item() / 2
-    assert row["high"] - row["low"] == pytest.approx(2 * half * (30 / 31) ** 0.5)
-    assert row["alone"]["seeds"] == 1
-    assert row["alone"]["difference"] == pytest.approx(100 * 6 / 16)
+    assert row["high"] - row["low"] == pytest.approx(2 * half * (30 / 32) ** 0.5)
+    assert row["alone"]["seeds"] == 2
+    assert row["alone"]["difference"] == pytest.approx(points[30:].mean())
+    assert row["beside"]["difference"] == pytest.approx(points[30:].mean() - points[:30].mean())
     assert row["needed"] == math.ceil(30 * (half / 0.2) ** 2)
     pd.testing.assert_frame_equal(arms.primary(records), alone)
     text = conclusion.answer(records)
-    assert f"points with 31 of {row['needed']} seeds in two stages (Stein 1945), which judges nothing" in text
-    assert "judges nothing; +37.50 by the 1 of the second alone." in text
+    assert f"points with 32 of {row['needed']} seeds in two stages (Stein 1945), which judges nothing" in text
+    assert "judges nothing; +28.12 [-91.00, +147.25] by the 2 of the second alone, +22.08 [" in text
+    assert "beside the first:" not in text, "two seeds say little"
+    more = {seed: 13 + seed % 2 for seed in range(34, 40)}
+    for groups in JUDGED:
+        records = powered({"select": more, "select-random": dict.fromkeys(more, 8)}, groups=groups)
+    assert "beside the first: draws from one distribution" in conclusion.answer(records)
 
 
 def test_there_are_as_many_further_seeds_as_the_spread_of_the_first_says():

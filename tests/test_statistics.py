@@ -9,6 +9,7 @@ from scipy import stats
 from flgc_lib.experiment.analysis import of_grid
 from flgc_lib.experiment.contrasts import PAIRS, paired
 from flgc_lib.experiment.statistics import (
+    apart,
     detectable,
     expected_half,
     holm,
@@ -81,6 +82,12 @@ def test_two_stages_by_hand():
     half = 4.30265273 * 2 / 5**0.5
     assert two_stages(first, np.array([2.0, 9.0])) == pytest.approx((4 - half, 4 + half))
     assert [seeds_for(aim, first) for aim in (9, 4.96, 2.485, 2.48)] == [3, 4, 12, 13]
+
+
+def test_two_means_apart_by_hand():
+    ours, theirs = np.array([2.0, 4.0]), np.array([1.0, 2.0, 3.0])
+    half = 5.17623163 * (2 / 2 + 1 / 3) ** 0.5  # t with (1 + 1/3)² / (1²/1 + (1/3)²/2) = 1.684 degrees of freedom
+    assert apart(ours, theirs) == pytest.approx((1 - half, 1 + half))
 
 
 def test_two_stages_cover_as_often_as_they_say_although_the_first_says_how_many():

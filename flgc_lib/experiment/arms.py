@@ -31,6 +31,7 @@ from flgc_lib.experiment.records import read_groups
 from flgc_lib.experiment.settings import Settings
 from flgc_lib.experiment.statistics import (
     LEVEL,
+    apart,
     detectable,
     holm,
     image_noise,
@@ -123,18 +124,22 @@ def narrowed(records: Records) -> dict[str, Any]:
     It judges nothing: the contrast is judged by its first stage.
 
     Returns:
-        Empty before the first stage and a further seed are there; arm, baseline, seeds, needed (how many there are to
-        be), difference (test accuracy, points), low and high (`statistics.two_stages`); alone, `summary` of the further
-        seeds.
+        Empty before the first stage and two further seeds are there; arm, baseline, seeds, needed (how many there are
+        to be), difference (test accuracy, points), low and high (`statistics.two_stages`); alone, `summary` of the
+        further seeds; beside, how far their mean is above that of the first stage, likewise (`statistics.apart`).
     """
     first, further = (_of_seeds(_at_every_g(records, PRIMARY, seeds)) for seeds in (PRIMARY_SEEDS, FURTHER_SEEDS))
-    if len(first) < len(PRIMARY_SEEDS) or not len(further):
+    if len(first) < len(PRIMARY_SEEDS) or len(further) < 2:
         return {}
-    low, high = two_stages(first, further)
     arm, baseline = PRIMARY
     seeds = {"seeds": len(first) + len(further), "needed": seeds_for(AIM, first)}
-    mean = {"difference": (low + high) / 2, "low": low, "high": high}
-    return {"arm": arm, "baseline": baseline, **seeds, **mean, "alone": summary(further)}
+    both = _around(*two_stages(first, further))
+    beside = {"seeds": len(further)} | _around(*apart(further, first))
+    return {"arm": arm, "baseline": baseline, **seeds, **both, "alone": summary(further), "beside": beside}
+
+
+def _around(low: float, high: float) -> dict[str, float]:
+    return {"difference": (low + high) / 2, "low": low, "high": high}
 
 
 def _at_every_g(records: Records, contrast: Contrast, seeds: Sequence[int], plan: Plan = POWER) -> pd.DataFrame:

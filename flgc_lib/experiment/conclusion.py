@@ -126,7 +126,10 @@ def _evidence(records: Records, judged: list[dict[Any, Any]]) -> Iterator[str]:
     if row := arms.narrowed(records):
         stages = f"{row['seeds']} of {row['needed']} seeds in two stages (Stein 1945), which judges nothing"
         alone = f"{bracketed(row['alone'])} by the {row['alone']['seeds']} of the second alone"
-        yield f"{row['arm']} − {row['baseline']} once more: {bracketed(row)} points with {stages}; {alone}."
+        beside = f"{bracketed(row['beside'])} beside the first"
+        if row["beside"]["low"] > 0 or row["beside"]["high"] < 0:
+            beside += ": draws from one distribution, which Stein's interval takes them for, are nearer in 95 % of cases"
+        yield f"{row['arm']} − {row['baseline']} once more: {bracketed(row)} points with {stages}; {alone}, {beside}."
     if falls := frontier.retained(records).to_dict("records"):
         most, fewest = RETAINED
         seeds = falls[0]["seeds"]

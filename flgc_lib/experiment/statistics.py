@@ -45,6 +45,15 @@ def seeds_for(half: float, first: np.ndarray) -> int:
     return max(len(first), math.ceil(len(first) * (_half(first) / half) ** 2))
 
 
+def apart(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the mean of `ours` (n,) − that of `theirs` (m,), of seeds that make no pairs, n and m ≥ 2.
+
+    Welch 1947: their spreads may differ.
+    """
+    found = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(1 - LEVEL)
+    return float(found.low), float(found.high)
+
+
 def standard_error(values: np.ndarray) -> float:
     """Of the mean of values (n,), n ≥ 2."""
     return float(values.std(ddof=1)) / math.sqrt(len(values))
