@@ -128,7 +128,7 @@ def _evidence(records: Records, judged: list[dict[Any, Any]]) -> Iterator[str]:
         alone = f"{bracketed(row['alone'])} by the {row['alone']['seeds']} of the second alone"
         beside = f"{bracketed(row['beside'])} beside the first"
         if row["beside"]["low"] > 0 or row["beside"]["high"] < 0:
-            beside += ": draws from one distribution, which Stein's interval takes them for, are nearer in 95 % of cases"
+            beside += ": draws from one distribution, which Stein's interval supposes, are nearer in 95 % of cases"
         yield f"{row['arm']} − {row['baseline']} once more: {bracketed(row)} points with {stages}; {alone}, {beside}."
     if falls := frontier.retained(records).to_dict("records"):
         most, fewest = RETAINED
