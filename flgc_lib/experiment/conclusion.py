@@ -119,7 +119,7 @@ def _sentence(ours: str, theirs: str, verdict: str, where: str) -> str:
 
 
 def _evidence(records: Records, judged: list[dict[Any, Any]]) -> Iterator[str]:
-    """A sentence a contrast, then the first one's narrower interval and what is retained as groups grow in number."""
+    """A sentence a contrast, then the first one's second stage and what is retained as groups grow in number."""
     for row in judged:
         price = f"{row['macs']:+.1f} % multiply-accumulates"
         yield f"{row['arm']} − {row['baseline']}, {row['where']}: {_points(row)} for {price}; {row['verdict']}."
